@@ -1,0 +1,1 @@
+//! Wires the line and owns the order of start and stop.

@@ -1,0 +1,1 @@
+//! The small file beside the spool.

@@ -1,0 +1,1 @@
+//! The columns of the record, read from `infra/schema/sample.json`.

@@ -1,0 +1,1 @@
+//! NDJSON on standard output.
