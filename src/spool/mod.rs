@@ -1,5 +1,7 @@
 //! The spool.
 
+pub mod chunk;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
