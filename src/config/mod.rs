@@ -1,1 +1,5 @@
-//! The configuration.
+//! The configuration: what people write becomes values that are right.
+
+pub mod model;
+
+pub use model::Config;

@@ -101,13 +101,7 @@ impl Parcel {
     /// `ndjson` holds `samples` lines; `device`, `run` and `first_seq` are
     /// those of its first line.
     pub fn new(ndjson: Vec<u8>, samples: usize, device: String, run: u64, first_seq: u64) -> Self {
-        Self {
-            ndjson,
-            samples,
-            device,
-            run,
-            first_seq,
-        }
+        Self { ndjson, samples, device, run, first_seq }
     }
 
     /// The lines, one JSON object each, every line ended by `\n`.

@@ -40,7 +40,9 @@ const HEADER_BYTES: usize = 4 + 4 + 4 + 8;
 /// Why the ledger could not be opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the ledger {path} cannot be {verb}: {source}; check the folder's owner and free space")]
+    #[error(
+        "the ledger {path} cannot be {verb}: {source}; check the folder's owner and free space"
+    )]
     Io { verb: &'static str, path: PathBuf, source: io::Error },
     #[error("the ledger of {devices} outstanding declarations is too long to be written")]
     TooLong { devices: usize },
@@ -105,7 +107,8 @@ impl Ledger {
             .truncate(false)
             .open(&path)
             .map_err(|source| Error::Io { verb: "opened", path: path.clone(), source })?;
-        let newest = [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|r| r.0);
+        let newest =
+            [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|r| r.0);
         let found = newest.is_some();
         let (edition, book) = newest.unwrap_or_default();
         Ok(Self { file, path, edition, book, found })

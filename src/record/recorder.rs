@@ -140,10 +140,8 @@ mod tests {
     }
 
     fn recorder() -> Recorder {
-        let settings = Settings {
-            id: "pi-attic".into(),
-            labels: [("site".into(), "at\"tic".into())].into(),
-        };
+        let settings =
+            Settings { id: "pi-attic".into(), labels: [("site".into(), "at\"tic".into())].into() };
         Recorder::new(&settings, &OneHost, Run(9))
     }
 

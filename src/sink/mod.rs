@@ -9,11 +9,15 @@ pub mod stdout;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
-use crate::drain::{Batch, Limits, Verdict};
+use crate::drain::{Batch, Limits, Trouble, Verdict};
 
 /// The future of one delivery.
-pub type Delivering<'a> = Pin<Box<dyn Future<Output = Verdict> + Send + 'a>>;
+pub type Delivering = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+
+/// The future of a trial: what was found, for people, or what stands in the way.
+pub type Probing = Pin<Box<dyn Future<Output = Result<String, Trouble>> + Send>>;
 
 /// A place that takes batches.
 pub trait Sink: Send {
@@ -23,18 +27,17 @@ pub trait Sink: Send {
     /// What it can take at once.
     fn limits(&self) -> Limits;
 
-    /// Hands over one batch. When `Delivered` comes back, the parcel is as
-    /// durable as this sink can make it.
-    fn deliver<'a>(&'a mut self, batch: &'a Batch) -> Delivering<'a>;
+    /// Hands over one batch; at most one is under way at a time. When
+    /// `Delivered` comes back, the parcel is as durable as this sink can make
+    /// it. Never blocks: what may, happens on another thread.
+    fn deliver(&self, batch: Arc<Batch>) -> Delivering;
+
+    /// Tries whether a delivery would work, without delivering anything.
+    fn probe(&self) -> Probing;
 
     /// The time the service last told (its `Date`), in milliseconds since
     /// the Unix epoch, with the boot time in milliseconds when it was heard.
     fn server_time(&self) -> Option<(i64, u64)> {
         None
-    }
-
-    /// Ends cleanly, within a second.
-    fn close(&mut self) -> Delivering<'_> {
-        Box::pin(async { Verdict::Answered(Vec::new()) })
     }
 }

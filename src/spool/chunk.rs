@@ -49,7 +49,9 @@ const FLAG_SYNCED: u8 = 1;
 pub enum FrameError {
     #[error("no frame begins here")]
     NoMagic,
-    #[error("the frame is of version {0}, which is newer than this agent: install that agent again")]
+    #[error(
+        "the frame is of version {0}, which is newer than this agent: install that agent again"
+    )]
     Newer(u8),
     #[error("the frame is cut short")]
     Short,
@@ -156,7 +158,9 @@ impl Chunk {
             return (self, None);
         }
         let rest = self.entries.split_off(self.entries.len() / 2);
-        let Some(boundary) = rest.first().map(|entry| entry.seq) else { return (self, None) };
+        let Some(boundary) = rest.first().map(|entry| entry.seq) else {
+            return (self, None);
+        };
         let second = Self {
             number: self.number + 1,
             first_seq: boundary,

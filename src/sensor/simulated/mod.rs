@@ -10,6 +10,11 @@ pub struct Settings {
     pub seed: u64,
     /// Share of samples whose timestamp is up to 180 minutes old, 0..1.
     pub late: f64,
+    /// How many times faster than the wall clock simulated time runs, 1..=3600.
+    pub speed: f64,
+    /// How far in the past simulated time begins; it is caught up with as fast
+    /// as the line takes it.
+    pub backfill: std::time::Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
