@@ -116,8 +116,13 @@ impl Clock {
     /// Whether `now` may date a partition: synchronised, or kept by a battery
     /// clock and not before this program existed.
     pub fn settled(&self, now: &Moment) -> bool {
-        now.synced || (self.keeps_time_off && now.wall_ms >= EARLIEST_PLAUSIBLE_MS)
+        now.synced || (self.keeps_time_off && plausible(now.wall_ms))
     }
+}
+
+/// Whether a wall clock (ms since the Unix epoch) can be right at all.
+pub fn plausible(wall_ms: i64) -> bool {
+    wall_ms >= EARLIEST_PLAUSIBLE_MS
 }
 
 /// Milliseconds since the Unix epoch; negative before 1970.

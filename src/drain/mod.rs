@@ -1,8 +1,19 @@
 //! The drain: leased chunks become parcels, parcels become batches.
 //!
-//! A [`Parcel`] is NDJSON bytes plus a lease, and the one interface of every
-//! sink. The sink answers with a [`Verdict`]; the drain acknowledges what was
-//! delivered, keeps what failed for the next try and bisects what was refused.
+//! A [`Parcel`] is NDJSON bytes, and the one interface of every sink; the
+//! leases of its lines stay with the drain. The sink answers with a
+//! [`Verdict`]; the drain acknowledges what was delivered, keeps what failed
+//! for the next try, bisects what was refused and sets aside the single line
+//! that the service will never take. Memory is bounded by one batch, whatever
+//! the backlog.
+
+mod item;
+mod parcel;
+mod retry;
+mod work;
+
+pub use parcel::Parcel;
+pub use work::{Drain, Handover, Stats};
 
 use std::time::Duration;
 
@@ -20,8 +31,6 @@ pub struct Limits {
     /// The sink bills each parcel rounded up to a multiple of this; 1 where
     /// it bills nothing.
     pub billing_quantum_bytes: usize,
-    /// Whether a parcel may hold one device only.
-    pub one_device_a_parcel: bool,
 }
 
 /// What became of one parcel.
@@ -85,49 +94,6 @@ pub struct Settings {
 pub enum Order {
     FreshFirst,
     OldestFirst,
-}
-
-/// One record of the sink: NDJSON, each line ended by `\n`.
-#[derive(Debug)]
-pub struct Parcel {
-    ndjson: Vec<u8>,
-    samples: usize,
-    device: String,
-    run: u64,
-    first_seq: u64,
-}
-
-impl Parcel {
-    /// `ndjson` holds `samples` lines; `device`, `run` and `first_seq` are
-    /// those of its first line.
-    pub fn new(ndjson: Vec<u8>, samples: usize, device: String, run: u64, first_seq: u64) -> Self {
-        Self { ndjson, samples, device, run, first_seq }
-    }
-
-    /// The lines, one JSON object each, every line ended by `\n`.
-    pub fn ndjson(&self) -> &[u8] {
-        &self.ndjson
-    }
-
-    /// How many lines.
-    pub fn samples(&self) -> usize {
-        self.samples
-    }
-
-    /// The device of the first line.
-    pub fn device(&self) -> &str {
-        &self.device
-    }
-
-    /// The run of the first line.
-    pub fn run(&self) -> u64 {
-        self.run
-    }
-
-    /// The seq of the first line; 0 where it is a marker.
-    pub fn first_seq(&self) -> u64 {
-        self.first_seq
-    }
 }
 
 /// What is handed to the sink at once.
