@@ -17,6 +17,9 @@ mod device;
 mod dice;
 mod heat;
 mod load;
+mod pace;
+
+pub use pace::{Due, Pace, Progress};
 
 use std::time::Duration;
 
@@ -35,9 +38,11 @@ pub struct Settings {
     /// Share of samples whose timestamp is up to 180 minutes old, 0..1.
     pub late: f64,
     /// How many times faster than the wall clock simulated time runs, 1..=3600.
+    /// Without `backfill` it runs from the start into the future, for ever.
     pub speed: f64,
-    /// How far in the past simulated time begins; it is caught up with as fast
-    /// as the line takes it.
+    /// How far in the past simulated time begins. The past comes as fast as
+    /// the line takes it; where `speed` is above 1, at that speed. Once
+    /// simulated time meets the wall clock it goes on beside it.
     pub backfill: Duration,
 }
 
