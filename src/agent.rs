@@ -1,1 +1,287 @@
 //! Wires the line and owns the order of start and stop.
+//!
+//! One thread runs it all but the disk's own; nothing here blocks. It sleeps
+//! until the earliest of: the next sample, commit, hand-over or retry.
+
+mod handover;
+mod report;
+mod sampler;
+
+pub use report::Report;
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use crate::clock::{Clock, Moment};
+use crate::config::{Config, model};
+use crate::drain::{Drain, Verdict};
+use crate::sensor::Sensor;
+use crate::sensor::host::HostSensor;
+use crate::sensor::simulated::Simulated;
+use crate::sink::firehose::Firehose;
+use crate::sink::lake::Lake;
+use crate::sink::stdout::Stdout;
+use crate::sink::{self, Delivering, Probing, Sink};
+use crate::spool::{self, Claim, Spool};
+use handover::Gate;
+use sampler::Sampler;
+
+/// A newcomer sees the first rows of a local sink after this long.
+const FIRST_LOCAL: Duration = Duration::from_secs(3);
+
+/// What is on its way at a stop, and what is then still in memory, may take
+/// this long each to be delivered; what is not goes to the spool.
+const STOP_DELIVERY: Duration = Duration::from_millis(1500);
+
+/// How long the spool may take to make the rest durable. With twice
+/// [`STOP_DELIVERY`] a stop stays within 5 s.
+const STOP_SPOOL: Duration = Duration::from_millis(1900);
+
+/// An offset that moved less is the same: clocks are slewed all the time.
+const OFFSET_STEP_MS: u64 = 1000;
+
+/// How often the observer is called at most.
+const OBSERVE_EVERY_MS: u64 = 1000;
+
+/// Why the line cannot start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Spool(#[from] spool::Error),
+    #[error(transparent)]
+    Sink(#[from] sink::firehose::Error),
+    #[error("the spool could not be closed in time: {0}; the last samples in memory may be lost")]
+    Close(String),
+}
+
+/// The sink that `config` names. Nothing is sent yet.
+pub async fn open_sink(config: &Config) -> Result<Box<dyn Sink>, Error> {
+    Ok(match &config.sink {
+        model::Sink::Firehose(settings) => Box::new(Firehose::new(settings).await?),
+        model::Sink::Lake(settings) => Box::new(Lake::new(settings.clone())),
+        model::Sink::Stdout => Box::new(Stdout::new()),
+    })
+}
+
+/// The sensor that `config` names.
+pub fn open_sensor(config: &Config) -> Box<dyn Sensor> {
+    match &config.simulate {
+        Some(settings) => Box::new(Simulated::new(settings)),
+        None => Box::new(HostSensor::new(&config.sample.host)),
+    }
+}
+
+/// Runs the line until `stop`; `observe` hears of it about once a second.
+pub async fn run(
+    config: &Config,
+    observe: impl FnMut(&Report),
+    stop: impl Future<Output = ()>,
+) -> Result<Report, Error> {
+    let clock = Clock::new();
+    let claim = Claim::new(&config.spool)?;
+    let now = clock.now();
+    let mut sampler = Sampler::new(config, open_sensor(config), claim.run(), &now);
+    let mut spool = Spool::open(claim, clock.boot())?;
+    sampler.step(&now, &mut spool);
+    let sink = open_sink(config).await?;
+    tracing::info!(
+        run = sampler.run().0,
+        sink = sink.name(),
+        spool = %config.spool.path.display(),
+        interval = %humantime::format_duration(config.sample.interval),
+        simulated = config.simulate.is_some(),
+        "sampling"
+    );
+    let first = match config.sink {
+        model::Sink::Firehose(_) => config.send.interval.mul_f64(rand::random()),
+        _ => config.send.interval.min(FIRST_LOCAL),
+    };
+    let mut line = Line {
+        drain: Drain::new(&config.send, sink.name(), sink.limits()),
+        gate: Gate::new(&config.clock, &now),
+        send_ms: now.boot_ms + millis(first),
+        interval_ms: millis(config.send.interval),
+        delivering: None,
+        asking: None,
+        observed_ms: 0,
+        report: Report { sink: sink.name(), ..Report::default() },
+        clock,
+        sampler,
+        spool,
+        sink,
+        observe,
+    };
+    line.go_until(stop).await;
+    line.end().await
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+struct Line<O> {
+    clock: Clock,
+    sampler: Sampler,
+    spool: Spool,
+    drain: Drain,
+    sink: Box<dyn Sink>,
+    gate: Gate,
+    delivering: Option<Delivering>,
+    /// Asks the service for the time, where nobody else knows it.
+    asking: Option<Probing>,
+    /// Boot time of the next hand-over.
+    send_ms: u64,
+    interval_ms: u64,
+    observe: O,
+    observed_ms: u64,
+    report: Report,
+}
+
+impl<O: FnMut(&Report)> Line<O> {
+    async fn go_until(&mut self, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        loop {
+            let now = self.clock.now();
+            let wake_ms = self.work(&now);
+            let wait = Duration::from_millis(wake_ms.saturating_sub(now.boot_ms));
+            tokio::select! {
+                biased;
+                () = &mut stop => return,
+                verdict = answer(&mut self.delivering) => self.settle(verdict),
+                () = told(&mut self.asking) => self.asking = None,
+                reply = self.spool.hear() => self.spool.heard(reply),
+                () = tokio::time::sleep_until(Instant::now() + wait) => {}
+            }
+        }
+    }
+
+    /// Does all that is due; returns the boot time (ms) of what comes next.
+    fn work(&mut self, now: &Moment) -> u64 {
+        self.learn_offset(now);
+        let sample_ms = self.sampler.step(now, &mut self.spool);
+        self.spool.tick(now);
+        let pressed = self.sampler.simulated() && !self.spool.room();
+        if now.boot_ms >= self.send_ms || pressed {
+            self.begin(now);
+        }
+        self.hand_over(now, false);
+        self.tell(now);
+        let due = [self.spool.due_ms(), self.drain.retry_at_ms(), self.gate.opens_ms(now)];
+        let later = due.into_iter().flatten().filter(|&ms| ms > now.boot_ms);
+        later.chain([sample_ms, self.send_ms]).min().unwrap_or(sample_ms)
+    }
+
+    fn learn_offset(&mut self, now: &Moment) {
+        let offset_ms = now.offset_ms();
+        let known = self.spool.offset_ms(self.clock.boot());
+        if now.synced && known.is_none_or(|known| known.abs_diff(offset_ms) > OFFSET_STEP_MS) {
+            self.spool.set_offset(offset_ms);
+        }
+    }
+
+    fn begin(&mut self, now: &Moment) {
+        while self.send_ms <= now.boot_ms {
+            self.send_ms += self.interval_ms;
+        }
+        self.spool.seal();
+        self.drain.begin(&mut self.spool);
+        // Any answer of the service tells the time.
+        if self.gate.wants_time(now) && self.sink.server_time().is_none() {
+            self.asking = Some(self.sink.probe());
+        }
+    }
+
+    fn hand_over(&mut self, now: &Moment, all: bool) {
+        let server = self.sink.server_time();
+        let Some(at) = self.gate.handover(&self.clock, now, server) else { return };
+        self.asking = None;
+        if let Some(batch) = self.drain.next(&mut self.spool, &at, all) {
+            self.delivering = Some(self.sink.deliver(batch));
+        }
+    }
+
+    fn settle(&mut self, verdict: Verdict) {
+        self.delivering = None;
+        let now = self.clock.now();
+        self.drain.settle(verdict, &mut self.spool, now.boot_ms, rand::random());
+    }
+
+    fn tell(&mut self, now: &Moment) {
+        if now.boot_ms.saturating_sub(self.observed_ms) < OBSERVE_EVERY_MS {
+            return;
+        }
+        self.observed_ms = now.boot_ms;
+        self.fill_report(now);
+        (self.observe)(&self.report);
+    }
+
+    fn fill_report(&mut self, now: &Moment) {
+        let backlog = sampler::backlog(&self.spool, now);
+        self.report.fill(&self.spool.stats(), self.drain.stats(), (backlog.bytes, backlog.age_s));
+        self.report.temperature = self.sampler.temperature();
+        self.report.backfill = self.sampler.backfill();
+    }
+
+    /// Delivers what can be delivered at once, and makes the rest durable.
+    async fn end(mut self) -> Result<Report, Error> {
+        if self.delivering.is_some() {
+            match timeout(STOP_DELIVERY, answer(&mut self.delivering)).await {
+                Ok(verdict) => self.settle(verdict),
+                Err(_) => self.drain.abandon(),
+            }
+        }
+        let now = self.clock.now();
+        self.spool.seal();
+        self.drain.begin(&mut self.spool);
+        let last = async {
+            while self.drain.retry_at_ms().is_none() {
+                self.hand_over(&self.clock.now(), true);
+                if self.delivering.is_none() {
+                    break;
+                }
+                let verdict = answer(&mut self.delivering).await;
+                self.settle(verdict);
+            }
+        };
+        if timeout(STOP_DELIVERY, last).await.is_err() {
+            self.drain.abandon();
+        }
+        self.fill_report(&now);
+        let Self { spool, drain, mut report, .. } = self;
+        // What the drain still holds goes back to the spool with its leases.
+        drop(drain);
+        let mut spool = spool;
+        match timeout(STOP_SPOOL, spool.close(&now)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => return Err(Error::Close(why)),
+            Err(_) => return Err(Error::Close("the disk does not answer".into())),
+        }
+        report.spooled_bytes = spool.stats().holding.bytes;
+        tracing::info!(
+            samples = report.samples,
+            delivered = report.delivered,
+            spooled_bytes = report.spooled_bytes,
+            "stopped"
+        );
+        Ok(report)
+    }
+}
+
+/// Ends when a probe does, whatever it found; never, if there is none.
+async fn told(asking: &mut Option<Probing>) {
+    match asking {
+        Some(asking) => drop(asking.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The verdict of what is on its way; never, if nothing is.
+async fn answer(delivering: &mut Option<Delivering>) -> Verdict {
+    match delivering {
+        Some(delivering) => delivering.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,91 @@
+//! The head of the line: sensors are read when it is time, and numbered.
+
+use crate::clock::Moment;
+use crate::config::Config;
+use crate::record::{Backlog, Recorder, Run};
+use crate::sensor::Sensor;
+use crate::sensor::simulated::{Due, Pace, Progress};
+use crate::spool::Spool;
+
+/// Devices sampled before the rest of the line gets its turn.
+const DEVICES_A_STEP: usize = 256;
+
+pub struct Sampler {
+    sensor: Box<dyn Sensor>,
+    recorder: Recorder,
+    pace: Pace,
+    /// The moment being sampled, and the next device to ask.
+    current: Option<(Moment, usize)>,
+    temperature: Option<f64>,
+}
+
+impl Sampler {
+    pub fn new(config: &Config, sensor: Box<dyn Sensor>, run: Run, start: &Moment) -> Self {
+        let interval = config.sample.interval;
+        let pace = match &config.simulate {
+            Some(settings) => Pace::new(settings.speed, settings.backfill, interval, start),
+            None => Pace::new(1.0, std::time::Duration::ZERO, interval, start),
+        };
+        let recorder = Recorder::new(&config.device, &*sensor, run);
+        Self { sensor, recorder, pace, current: None, temperature: None }
+    }
+
+    pub fn run(&self) -> Run {
+        self.recorder.run()
+    }
+
+    /// Takes the samples that are due, as far as the spool has room for
+    /// simulated ones; returns the boot time (ms) of the next, which is `now`
+    /// where there is more to do at once.
+    pub fn step(&mut self, now: &Moment, spool: &mut Spool) -> u64 {
+        if self.sensor.simulated() && !spool.room() {
+            // The spool's thread or a delivery makes room and wakes the line;
+            // this is only how long one that does neither is waited for.
+            return now.boot_ms + 100;
+        }
+        let (moment, device) = match self.current.take() {
+            Some(current) => current,
+            None => match self.pace.next(now) {
+                Due::Sample(moment) => (moment, 0),
+                Due::Wait(wait) => {
+                    return now.boot_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                }
+            },
+        };
+        let end = (device + DEVICES_A_STEP).min(self.recorder.devices().len());
+        let backlog = backlog(spool, now);
+        for device in device..end {
+            let reading = self.sensor.read(device, moment.wall_ms);
+            if device == 0 {
+                self.temperature = reading.readings.temperature;
+            }
+            if let Some(sample) = self.recorder.record(device, reading, moment, backlog) {
+                spool.push(sample, self.sensor.simulated(), now.boot_ms);
+            }
+        }
+        self.current = (end < self.recorder.devices().len()).then_some((moment, end));
+        now.boot_ms
+    }
+
+    pub fn simulated(&self) -> bool {
+        self.sensor.simulated()
+    }
+
+    pub fn temperature(&self) -> Option<f64> {
+        self.temperature
+    }
+
+    /// Samples of the past made so far, and how many there will be.
+    pub fn backfill(&self) -> Option<(u64, u64)> {
+        let devices = self.recorder.devices().len() as u64;
+        let Progress { done, total } = self.pace.backfill()?;
+        Some((done * devices, total * devices))
+    }
+}
+
+/// The spool's backlog as it goes into a sample.
+pub fn backlog(spool: &Spool, now: &Moment) -> Backlog {
+    let (bytes, oldest_wall_ms) = spool.backlog();
+    let age_ms = oldest_wall_ms.map_or(0, |oldest| now.wall_ms.saturating_sub(oldest).max(0));
+    Backlog { bytes, age_s: age_ms.unsigned_abs() / 1000 }
+}
