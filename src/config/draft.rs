@@ -16,6 +16,9 @@ use crate::{clock, drain, record, sensor, sink, spool};
 /// What the names of simulated devices, and of no others, begin with.
 const SIMULATED: &str = "sim-";
 
+/// Enough that a dashboard meets late data, few enough to leave trends alone.
+const REALISTIC_LATE: f64 = 0.02;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Labels go into every sample, whose body is bounded
@@ -154,7 +157,7 @@ impl Draft {
                 profile: self.profile.unwrap_or(Profile::Realistic),
                 devices: self.devices.unwrap_or(if uniform { 10 } else { 1 }),
                 seed: self.seed.unwrap_or(0),
-                late: self.late.unwrap_or(0.0),
+                late: self.late.unwrap_or(if uniform { 0.0 } else { REALISTIC_LATE }),
                 speed: self.speed.unwrap_or(1.0),
                 backfill: self.backfill.unwrap_or(Duration::ZERO),
             }),

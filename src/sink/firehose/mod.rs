@@ -70,7 +70,6 @@ const LIMITS: Limits = Limits {
     batch_parcels: 500,
     batch_bytes: 4 << 20,
     billing_quantum_bytes: 5 << 10,
-    one_device_a_parcel: false,
 };
 
 /// How long an answer may take: half of the default send interval, so that an

@@ -1,0 +1,103 @@
+//! The AWS stand-in: Firehose, Glue and S3 in one process on loopback.
+//!
+//! It delivers each part of a record as one object at once, and never fails or
+//! throttles a record: for faults there is our own Firehose.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::process::{Ended, free_port, log_file};
+
+const START: Duration = Duration::from_secs(60);
+
+/// What the agent needs in its environment to speak to it.
+pub const CREDENTIALS: [(&str, &str); 3] =
+    [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_REGION", "eu-west-1")];
+
+/// A running stand-in; ends when dropped.
+pub struct Ministack {
+    _server: Ended,
+    port: u16,
+    folder: TempDir,
+}
+
+impl Ministack {
+    /// Starts one on a free port, with a state of its own.
+    pub fn start() -> Self {
+        let (port, folder) = (free_port(), TempDir::new().expect("a temporary folder"));
+        let log = folder.path().join("log");
+        let server = Command::new(crate::python())
+            .arg(crate::script("stand_in.py"))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", folder.path())
+            .env("TMPDIR", folder.path())
+            .env("STATE_DIR", folder.path())
+            .env("GATEWAY_PORT", port.to_string())
+            // Without these three it listens on every interface.
+            .env("BIND_HOST", "127.0.0.1")
+            .env("MINISTACK_HOST", "127.0.0.1")
+            .env("IOT_MTLS_ENABLED", "0")
+            .stdout(log_file(&log))
+            .stderr(log_file(&log))
+            .spawn()
+            .expect("ministack starts");
+        let mut server = Ended::new(server);
+        crate::eventually("ministack answers", START, || {
+            if let Some(status) = server.ended() {
+                let log = std::fs::read_to_string(&log).unwrap_or_default();
+                panic!("ministack ended with {status}:\n{log}");
+            }
+            ready(port)
+        });
+        Self { _server: server, port, folder }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Makes the Firehose stream `stream` into the S3 bucket `bucket`, as
+    /// `infra/` would, with the Glue table of `infra/schema/sample.json`. Once
+    /// for each stand-in.
+    pub fn create_stream(&self, stream: &str, bucket: &str) {
+        let schema = crate::repository("infra/schema/sample.json");
+        aws(["create", &self.endpoint(), &schema.to_string_lossy(), stream, bucket]);
+    }
+
+    /// All that the bucket holds by this time, as files of the same names:
+    /// `data/` is a lake, `errors/` is what Firehose could not deliver.
+    pub fn fetch(&self, bucket: &str) -> PathBuf {
+        let folder = self.folder.path().join(bucket);
+        aws(["fetch", &self.endpoint(), bucket, &folder.to_string_lossy()]);
+        folder
+    }
+}
+
+fn ready(port: u16) -> bool {
+    let ask = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /_ministack/ready HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        std::io::Result::Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains(" 200 "))
+}
+
+#[track_caller]
+fn aws<const N: usize>(arguments: [&str; N]) {
+    let output = Command::new(crate::python())
+        .arg(crate::script("aws.py"))
+        .args(arguments)
+        .output()
+        .expect("python starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "aws.py {arguments:?}: {errors}");
+}
