@@ -41,7 +41,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SESSION_NAME: &str = "iot-agent";
 
 /// Which identity, where.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// From AWS_REGION, the profile or the instance metadata if absent.
     pub region: Option<String>,

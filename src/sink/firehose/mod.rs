@@ -63,12 +63,15 @@ pub enum Error {
 
 /// Source of the limits: API_PutRecordBatch, and for the samples the 500
 /// sub-records of one record that de-aggregation takes ("Dynamic partitioning
-/// of aggregated data", Amazon Data Firehose Developer Guide).
+/// of aggregated data", Amazon Data Firehose Developer Guide). The service
+/// takes batches of 4 MiB; but a batch under way costs four times its bytes in
+/// memory (itself, its copy, and JSON in base64 with room to grow), and a
+/// device has 4 MiB to spare for a backlog.
 const LIMITS: Limits = Limits {
     parcel_samples: 500,
     parcel_bytes: 1_000 << 10,
     batch_parcels: 500,
-    batch_bytes: 4 << 20,
+    batch_bytes: 1 << 20,
     billing_quantum_bytes: 5 << 10,
 };
 

@@ -40,7 +40,9 @@ impl fmt::Display for Place {
 
 impl Place {
     pub(super) fn trouble(&self, kind: TroubleKind, what: &str) -> Trouble {
-        Trouble { kind, text: format!("{self}: {what}") }
+        let mut text = format!("{self}: {what}");
+        text.retain(|character| !character.is_control());
+        Trouble { kind, text }
     }
 
     pub(super) fn silent(&self, waited: Duration) -> Trouble {
@@ -105,12 +107,7 @@ fn refusal(place: &Place, status: u16, code: &str, said: &str) -> Trouble {
             "InvalidArgumentException" | "ValidationException" => {
                 (TroubleKind::Data, "the records are refused as invalid".to_owned())
             }
-            "ServiceUnavailableException"
-            | "ThrottlingException"
-            | "Throttling"
-            | "LimitExceededException"
-            | "RequestLimitExceeded"
-            | "TooManyRequestsException" => {
+            _ if asks_for_less(code) => {
                 (TroubleKind::Throttled, "the service asks for less".to_owned())
             }
             _ if status >= 500 => {
@@ -120,6 +117,18 @@ fn refusal(place: &Place, status: u16, code: &str, said: &str) -> Trouble {
         }
     };
     place.trouble(kind, &format!("{what} ({})", quoted(code, said)))
+}
+
+fn asks_for_less(code: &str) -> bool {
+    matches!(
+        code,
+        "ServiceUnavailableException"
+            | "ThrottlingException"
+            | "Throttling"
+            | "LimitExceededException"
+            | "RequestLimitExceeded"
+            | "TooManyRequestsException"
+    )
 }
 
 fn quoted(code: &str, said: &str) -> String {
@@ -186,8 +195,8 @@ fn settings_refused(place: &Place, code: &str, said: &str) -> Option<String> {
     Some(what)
 }
 
-pub(super) const NO_DIRECT_PUTS: &str = "the stream takes its data from another source and no direct puts; name a stream of type \
-     DirectPut";
+pub(super) const NO_DIRECT_PUTS: &str =
+    "the stream takes no direct puts but data of another source; name one of type DirectPut";
 
 fn clock_is_wrong(meta: &ErrorMetadata) -> bool {
     is_about_time(meta.code().unwrap_or_default(), meta.message().unwrap_or_default())
@@ -231,7 +240,7 @@ fn unreadable(place: &Place, answer: &HttpResponse) -> Trouble {
     let body = String::from_utf8_lossy(bytes);
     let what = match body.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")) {
         Some((title, _)) => format!("a web page ({})", first_line(title)),
-        None if bytes.is_empty() => "nothing else".to_owned(),
+        None if bytes.is_empty() => "no text".to_owned(),
         None => format!("{} unreadable bytes", bytes.len()),
     };
     let (kind, text) = match status {
@@ -270,8 +279,9 @@ fn without_credentials(place: &Place, error: &CredentialsError) -> Trouble {
     if let (Some(code), Some(said)) = (meta.and_then(ErrorMetadata::code), said) {
         let what = credentials_refused(place, code, said);
         let what = what.unwrap_or_else(|| "no credentials".to_owned());
-        let text = format!("{what} ({})", quoted(code, said));
-        return place.trouble(TroubleKind::Credentials, &text);
+        let throttled = asks_for_less(code);
+        let kind = if throttled { TroubleKind::Throttled } else { TroubleKind::Credentials };
+        return place.trouble(kind, &format!("{what} ({})", quoted(code, said)));
     }
     let unreachable = matches!(error, CredentialsError::ProviderTimedOut(_))
         || chain(error).any(|cause| cause.is::<ConnectorError>());
@@ -279,41 +289,43 @@ fn without_credentials(place: &Place, error: &CredentialsError) -> Trouble {
         let text = format!("no credentials could be fetched: {}", innermost(error));
         return place.trouble(TroubleKind::Unreachable, &text);
     }
-    let text = match (error, &place.settings.profile) {
-        (CredentialsError::CredentialsNotLoaded(_), None) => {
-            "no AWS credentials: none in AWS_ACCESS_KEY_ID, in a profile (~/.aws/credentials, \
-             ~/.aws/config, credential_process), as web identity, of a container or of an EC2 \
-             instance; `aws configure` writes a profile"
-                .to_owned()
-        }
-        (_, Some(profile)) => {
-            format!("no credentials from profile {profile}: {}", innermost(error))
-        }
-        (_, None) => format!("no credentials: {}", innermost(error)),
+    let cause = innermost(error);
+    let text = match &place.settings.profile {
+        // Only the features left out of aws-config speak of Cargo.
+        _ if cause.contains("cargo feature") => format!(
+            "no credentials: a profile that needs a browser to sign in does not serve a daemon \
+             (`credential_process = aws configure export-credentials --profile NAME` in another \
+             profile does): {cause}"
+        ),
+        Some(profile) => format!("no credentials from profile {profile}: {cause}"),
+        None => format!(
+            "no AWS credentials ({cause}); tried, in this order, AWS_ACCESS_KEY_ID, a profile in \
+             ~/.aws/credentials or ~/.aws/config (credential_process too), web identity, \
+             container and EC2 instance; `aws configure` writes a profile"
+        ),
     };
     place.trouble(TroubleKind::Credentials, &text)
 }
 
 /// What to look at, where the cause leaves it open.
 fn hint(place: &Place, error: &(dyn Error + 'static)) -> String {
-    let certificate = chain(error).find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidCertificate(reason)) => Some(reason),
-        _ => None,
-    });
-    match certificate {
-        Some(CertificateError::UnknownIssuer | CertificateError::BadSignature) => match &place
-            .settings
-            .ca_file
-        {
-            Some(path) => format!("; its authority is not in ca_file {}", path.display()),
-            None => "; install ca-certificates, or name the authority's PEM file as ca_file".into(),
-        },
-        Some(
-            CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. }
-            | CertificateError::Expired
-            | CertificateError::ExpiredContext { .. },
-        ) => "; is this host's clock right (`timedatectl`)?".into(),
+    use CertificateError::{
+        BadSignature, Expired, ExpiredContext, NotValidYet, NotValidYetContext, UnknownIssuer,
+    };
+    match chain(error).find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature)) => {
+            match &place.settings.ca_file {
+                Some(path) => format!("; its authority is not in ca_file {}", path.display()),
+                None => "; install ca-certificates, or name the authority's PEM file as ca_file"
+                    .to_owned(),
+            }
+        }
+        Some(rustls::Error::InvalidCertificate(
+            NotValidYet | NotValidYetContext { .. } | Expired | ExpiredContext { .. },
+        )) => "; is this host's clock right (`timedatectl`)?".to_owned(),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "; does the port speak TLS, or should it be http://?".to_owned()
+        }
         Some(_) => String::new(),
         None if chain(error).any(|cause| cause.to_string() == "dns error") => {
             format!("; is there a network and a name server, and a region {}?", place.region)

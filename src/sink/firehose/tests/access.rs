@@ -1,8 +1,11 @@
 //! Where credentials come from, and what is said where they don't.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use iot_agent_test_support::firehose::{Fault, Faults, FirehoseStandIn, Key, Options};
@@ -168,6 +171,42 @@ fn a_credential_process_that_fails_is_a_matter_of_credentials() {
     let verdict = setup.set("profile", "p").start().deliver(&[&line(0)]);
     println!("{verdict}");
     says(&verdict, &["Failed", "kind: Credentials", "profile p"]);
+}
+
+#[test]
+fn a_profile_that_needs_a_browser_is_told_apart() {
+    let stand_in = stand_in();
+    let (_folder, file) = folder();
+    let profile = "[profile p]\nsso_start_url = https://example.com/start\nsso_region = eu-west-1\n\
+                   sso_account_id = 123456789012\nsso_role_name = device\n";
+    fs::write(&file, profile).unwrap();
+    let setup = with_profile(&stand_in, &file).without_key();
+    let verdict = setup.set("profile", "p").start().deliver(&[&line(0)]);
+    says(&verdict, &["kind: Credentials", "needs a browser", "export-credentials"]);
+}
+
+#[test]
+fn a_container_hands_out_its_credentials() {
+    let key =
+        Key { session_token: Some("a token".into()), ..Key::new("ASIACONTAINER", "a secret") };
+    let keys = vec![key];
+    let stand_in = FirehoseStandIn::start(Options { keys, ..Options::default() });
+    let json = "{\"AccessKeyId\":\"ASIACONTAINER\",\"SecretAccessKey\":\"a secret\",\
+                \"Token\":\"a token\",\"Expiration\":\"2100-01-01T00:00:00Z\"}";
+    let container = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}/keys", container.local_addr().unwrap());
+    let answering = thread::spawn(move || {
+        let (mut client, _) = container.accept().unwrap();
+        let mut request = [0; 4096];
+        let length = client.read(&mut request).unwrap();
+        let length_line = format!("Content-Length: {}", json.len());
+        write!(client, "HTTP/1.1 200 OK\r\n{length_line}\r\n\r\n{json}").unwrap();
+        String::from_utf8_lossy(&request[..length]).into_owned()
+    });
+    let setup = Setup::new(&stand_in).without_key().unset("AWS_SESSION_TOKEN");
+    let mut agent = setup.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &url).start();
+    assert_eq!(agent.deliver(&[&line(0)]), DELIVERED);
+    says(&answering.join().unwrap(), &["GET /keys "]);
 }
 
 /// A setup that assumes a role at the stand-in.

@@ -33,6 +33,13 @@ fn only_the_authorities_in_ca_file_are_trusted() {
 }
 
 #[test]
+fn a_certificate_from_the_future_makes_the_clock_a_suspect() {
+    let options = Options { tls: true, valid_from: 2090, ..Options::default() };
+    let verdict = Setup::new(&FirehoseStandIn::start(options)).start().deliver(&[&line(0)]);
+    says(&verdict, &["kind: Unreachable", "not valid yet", "clock right (`timedatectl`)"]);
+}
+
+#[test]
 fn a_ca_file_of_no_use_is_refused_at_the_start() {
     let stand_in = with_tls();
     let folder = tempfile::tempdir().unwrap();
@@ -64,7 +71,7 @@ fn an_endpoint_that_is_not_there_is_named_with_its_cause() {
     );
     let plain = FirehoseStandIn::start(Options::default());
     let https = plain.url().replace("http://", "https://");
-    says(&deliver(&https), &["Failed", "kind: Unreachable"]);
+    says(&deliver(&https), &["Failed", "kind: Unreachable", "does the port speak TLS"]);
     says(&Setup::elsewhere("gateway.local:8443").made(), &["endpoint_url", "https://host"]);
 }
 

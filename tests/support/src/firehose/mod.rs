@@ -46,6 +46,8 @@ pub struct Options {
     pub stream_type: String,
     pub keys: Vec<Key>,
     pub tls: bool,
+    /// The year from which its certificate is valid.
+    pub valid_from: i32,
     /// 0 takes a free one.
     pub port: u16,
     /// Whether bodies are kept; otherwise only how often each seq came, at one
@@ -68,6 +70,7 @@ impl Default for Options {
             stream_type: "DirectPut".into(),
             keys: vec![Key::new("AKIASTANDIN00000", "stand-in/secret+key")],
             tls: false,
+            valid_from: 2000,
             port: 0,
             keep_records: true,
             clock_ahead: TimeDelta::zero(),
@@ -92,7 +95,7 @@ impl FirehoseStandIn {
     /// Returns when it listens. Panics where it cannot, saying why.
     pub fn start(options: Options) -> Self {
         let ca = tempfile::tempdir().expect("a folder for the certificate authority");
-        let tls = options.tls.then(|| server::tls(&ca.path().join(CA_FILE)));
+        let tls = options.tls.then(|| server::tls(&ca.path().join(CA_FILE), options.valid_from));
         let service = Arc::new(service::Service::new(options.clone()));
         let (stop, stopped) = oneshot::channel();
         let (tell, listening) = mpsc::channel();

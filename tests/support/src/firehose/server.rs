@@ -82,8 +82,8 @@ async fn answer(
 }
 
 /// A fresh authority, written as PEM to `ca`, and a server certificate of it
-/// for `localhost` and 127.0.0.1.
-pub(super) fn tls(ca: &Path) -> TlsAcceptor {
+/// for `localhost` and 127.0.0.1, valid from that year on.
+pub(super) fn tls(ca: &Path, valid_from: i32) -> TlsAcceptor {
     let mut params = CertificateParams::new([]).expect("no names, no errors");
     // Two stand-ins must not pass for one another by their name.
     let name = format!("firehose stand-in {:016x}", rand::random::<u64>());
@@ -95,9 +95,9 @@ pub(super) fn tls(ca: &Path) -> TlsAcceptor {
 
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let server = key();
-    let certificate = CertificateParams::new(names)
-        .and_then(|params| params.signed_by(&server, &issuer))
-        .expect("a server certificate");
+    let mut params = CertificateParams::new(names).expect("two good names");
+    params.not_before = rcgen::date_time_ymd(valid_from, 1, 1);
+    let certificate = params.signed_by(&server, &issuer).expect("a server certificate");
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring knows TLS 1.2 and 1.3")
