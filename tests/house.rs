@@ -74,7 +74,7 @@ fn sources() -> Vec<Source> {
 
 fn read(top: &Path, path: PathBuf) -> Source {
     let text = fs::read_to_string(&path).unwrap();
-    let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+    let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
     let code = code.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>();
     let path = path.strip_prefix(top).unwrap().to_str().unwrap().to_owned();
     Source { path, code: code.join("\n") }
