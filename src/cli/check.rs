@@ -1,0 +1,254 @@
+//! `check`: would it start, and would the sink take data?
+//!
+//! It runs what a start runs, and leaves nothing behind: files made on the way
+//! would belong to whoever checks, often root, and shut the agent's user out.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use crate::agent;
+use crate::cli::terminal::{colours, percent};
+use crate::cli::{CONFIG, Common, FAILURE, UNAVAILABLE};
+use crate::clock::Clock;
+use crate::config::model::Sink;
+use crate::config::{Config, Loaded};
+use crate::sensor::Readings;
+use crate::spool::{self, Claim};
+
+/// How long the sink may take to answer.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
+
+/// sysinfo works a CPU share out over 200 ms at least.
+const CPU_SPAN: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warning,
+    Error,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    part: &'static str,
+    status: Status,
+    text: String,
+}
+
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, part: &'static str, status: Status, text: impl Into<String>) {
+        self.0.push(Finding { part, status, text: text.into() });
+    }
+}
+
+pub fn check(options: Common, json: bool) -> anyhow::Result<ExitCode> {
+    let mut findings = Findings::default();
+    let code = match crate::config::load(&options.request()?) {
+        Ok(loaded) => {
+            configuration(&loaded, &mut findings);
+            line(&loaded.config, &mut findings)?
+        }
+        Err(errors) => {
+            findings.add("config", Status::Error, errors.to_string());
+            CONFIG
+        }
+    };
+    print(&findings, code == 0, json)?;
+    Ok(ExitCode::from(code))
+}
+
+fn configuration(loaded: &Loaded, findings: &mut Findings) {
+    if loaded.sources.is_empty() {
+        findings.add("config", Status::Ok, "no file, so the defaults hold");
+    }
+    for source in &loaded.sources {
+        findings.add("config", Status::Ok, source.display().to_string());
+    }
+    for warning in &loaded.warnings {
+        findings.add("config", Status::Warning, warning);
+    }
+}
+
+/// Tries the line part by part; returns the exit code.
+fn line(config: &Config, findings: &mut Findings) -> anyhow::Result<u8> {
+    clock(findings);
+    sensors(config, findings);
+    let spool = spool(&config.spool, findings);
+    let sink = sink(config, findings)?;
+    Ok(match (spool, sink) {
+        (false, _) => FAILURE,
+        (true, false) => UNAVAILABLE,
+        (true, true) => 0,
+    })
+}
+
+fn clock(findings: &mut Findings) {
+    let clock = Clock::new();
+    let now = clock.now();
+    if now.synced {
+        findings.add("clock", Status::Ok, "synchronised");
+    } else if clock.settled(&now) {
+        let text = "not synchronised; the battery clock is believed";
+        findings.add("clock", Status::Ok, text);
+    } else {
+        let text = "not synchronised: delivery waits for clock.wait; is a time service running?";
+        findings.add("clock", Status::Warning, text);
+    }
+}
+
+/// A sensor that is missing never stops an agent: nothing here is an error.
+fn sensors(config: &Config, findings: &mut Findings) {
+    let mut sensor = agent::open_sensor(config);
+    if let Some(devices) = sensor.device_ids() {
+        findings.add("sensors", Status::Ok, format!("{} simulated devices", devices.len()));
+        return;
+    }
+    let now_ms = Clock::new().now().wall_ms;
+    sensor.read(0, now_ms);
+    sleep(CPU_SPAN);
+    let Readings { temperature, cpu, ram, hd, disks, sensors, .. } =
+        sensor.read(0, now_ms).readings;
+    let host = &config.sample.host;
+    let disk = host.disk.display();
+    let hd = ("hd", hd, format!(" of {disk}"), ": set sample.disk to a folder on a mounted disk");
+    for (name, share, place, remedy) in
+        [("cpu", cpu, String::new(), ""), ("ram", ram, String::new(), ""), hd]
+    {
+        let (status, text) = match share {
+            Some(share) => (Status::Ok, format!("{name} {}{place}", percent(share))),
+            None => (Status::Warning, format!("{name}{place} cannot be read{remedy}")),
+        };
+        findings.add("sensors", status, text);
+    }
+    let labels: Vec<&str> = sensors.iter().map(|sensor| sensor.label.as_str()).collect();
+    let known = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+    let (status, text) = match (temperature, &host.temperature_sensor) {
+        (Some(celsius), _) => {
+            (Status::Ok, format!("temperature {celsius:.1} °C; the sensors here: {known}"))
+        }
+        (None, Some(wanted)) => {
+            let remedy = "set sample.temperature_sensor to one of them";
+            let text = format!("temperature: no {wanted}; the sensors here: {known}; {remedy}");
+            (Status::Warning, text)
+        }
+        (None, None) => {
+            let text = format!("temperature stays empty: no CPU sensor; the sensors here: {known}");
+            (Status::Ok, text)
+        }
+    };
+    findings.add("sensors", status, text);
+    let mounts: Vec<&str> = disks.iter().map(|disk| disk.mount.as_str()).collect();
+    findings.add("sensors", Status::Ok, format!("file systems {}", mounts.join(", ")));
+}
+
+/// Claims the spool as a start does; whether a start could.
+fn spool(settings: &spool::Settings, findings: &mut Findings) -> bool {
+    let made = Made::before(&settings.path, &["lock", "ledger"]);
+    let path = settings.path.display();
+    let claim = Claim::of_folder(settings);
+    // Still locked, so that nobody else makes use of it.
+    if !matches!(claim, Err(spool::Error::Held { .. })) {
+        made.undo();
+    }
+    match claim {
+        Ok(claim) => {
+            let text = format!(
+                "{path}: at most {}, a power cut may take {}",
+                HumanBytes(settings.max_bytes),
+                humantime::format_duration(claim.max_loss()),
+            );
+            findings.add("spool", Status::Ok, text);
+            true
+        }
+        Err(spool::Error::Held { pid, .. }) => {
+            let text = format!("{path}: in use by the agent that runs, pid {pid}");
+            findings.add("spool", Status::Ok, text);
+            true
+        }
+        Err(error) => {
+            findings.add("spool", Status::Error, error.to_string());
+            false
+        }
+    }
+}
+
+/// What trying a folder makes: folders, and files in the last of them.
+struct Made {
+    files: Vec<PathBuf>,
+    folders: Vec<PathBuf>,
+}
+
+impl Made {
+    /// What is missing of `folder` and of `files` in it.
+    fn before(folder: &Path, files: &[&str]) -> Self {
+        let missing = |path: &PathBuf| !path.exists();
+        let files = files.iter().map(|name| folder.join(name)).filter(missing).collect();
+        let folders = folder.ancestors().map(Path::to_path_buf).take_while(missing).collect();
+        Self { files, folders }
+    }
+
+    /// Takes it away.
+    fn undo(self) {
+        self.files.iter().for_each(|file| drop(fs::remove_file(file)));
+        // A folder that meanwhile has something else in it stays.
+        self.folders.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+}
+
+/// Whether the sink would take data.
+fn sink(config: &Config, findings: &mut Findings) -> anyhow::Result<bool> {
+    let made = match &config.sink {
+        Sink::Lake(lake) => Some(Made::before(&lake.path.join("data"), &[])),
+        Sink::Firehose(_) | Sink::Stdout => None,
+    };
+    let runtime = super::runtime()?;
+    let tried = runtime.block_on(async {
+        let sink = agent::open_sink(config).await.map_err(|error| error.to_string())?;
+        match tokio::time::timeout(PROBE_LIMIT, sink.probe()).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(trouble)) => Err(trouble.text),
+            Err(_) => Err(format!("{}: no answer within {PROBE_LIMIT:?}", sink.name())),
+        }
+    });
+    runtime.shutdown_background();
+    made.into_iter().for_each(Made::undo);
+    let usable = tried.is_ok();
+    let status = if usable { Status::Ok } else { Status::Error };
+    let (Ok(text) | Err(text)) = tried;
+    findings.add("sink", status, text);
+    Ok(usable)
+}
+
+fn print(findings: &Findings, ok: bool, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        return writeln!(out, "{}", serde_json::json!({ "ok": ok, "findings": findings.0 }));
+    }
+    let coloured = colours(&out);
+    for Finding { part, status, text } in &findings.0 {
+        let (word, colour) = match status {
+            Status::Ok => ("ok", 32),
+            Status::Warning => ("warning", 33),
+            Status::Error => ("error", 31),
+        };
+        let word = format!("{word:8}");
+        let word = if coloured { format!("\x1b[{colour}m{word}\x1b[0m") } else { word };
+        let mut lines = text.lines();
+        writeln!(out, "{part:9} {word}{}", lines.next().unwrap_or_default())?;
+        lines
+            .filter(|line| !line.is_empty())
+            .try_for_each(|line| writeln!(out, "{:18}{line}", ""))?;
+    }
+    Ok(())
+}

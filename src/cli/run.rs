@@ -1,0 +1,83 @@
+//! `run`: the agent, and one line about it where a person looks on.
+//!
+//! The first SIGTERM or SIGINT asks the agent to flush and stop, which it does
+//! within 5 s. A second one ends the process inside the signal's own handler,
+//! whatever hangs.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use indicatif::MultiProgress;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_shutdown;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::agent;
+use crate::cli::live::Live;
+use crate::config::Loaded;
+
+/// timeout(1) and the like signal a process and then its group: what follows
+/// the first signal so soon is the same one again.
+const ECHO: Duration = Duration::from_millis(50);
+
+pub fn run(loaded: &Loaded, terminal: Option<MultiProgress>) -> anyhow::Result<ExitCode> {
+    one_arena();
+    for source in &loaded.sources {
+        tracing::info!("configuration read from {}", source.display());
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut live = Live::new(&loaded.config, terminal);
+    let runtime = super::runtime()?;
+    let ended = runtime.block_on(async {
+        let stop = first_signal()?;
+        anyhow::Ok(agent::run(&loaded.config, |report| live.show(report), stop).await?)
+    });
+    // A thread that hangs in a disk must not hold the process.
+    runtime.shutdown_background();
+    live.end();
+    ended.map(|_| ExitCode::SUCCESS)
+}
+
+/// Ends at the first SIGTERM or SIGINT, from which on the next one ends the
+/// process.
+fn first_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stopping = Arc::new(AtomicBool::new(false));
+    for number in [SIGTERM, SIGINT] {
+        register_conditional_shutdown(number, 128 + number, Arc::clone(&stopping))?;
+    }
+    let (say, heard) = oneshot::channel();
+    // A task, for the agent may not listen yet.
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; a second signal leaves at once");
+        // Nobody listens any more only when the agent has ended by itself.
+        let _ = say.send(());
+        tokio::time::sleep(ECHO).await;
+        stopping.store(true, Ordering::SeqCst);
+    });
+    Ok(async { drop(heard.await) })
+}
+
+/// glibc gives each thread an arena that never shrinks to nothing; one for all
+/// is enough for threads that mostly wait.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+fn one_arena() {
+    // SAFETY: mallopt takes two integers and reads no memory of ours; it is
+    // called before a second thread exists.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn one_arena() {}
