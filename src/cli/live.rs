@@ -52,13 +52,13 @@ impl Live {
             self.backfilling = filling.is_some();
             bar.set_style(style(if self.backfilling { BACKFILL } else { STEADY }));
         }
-        bar.set_message(words(report));
         if let Some((done, total)) = filling {
             bar.update(|state| {
                 state.set_len(total);
                 state.set_pos(done);
             });
         }
+        bar.set_message(words(report));
     }
 
     /// Takes the line away.
