@@ -21,13 +21,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::cli::journal::Journal;
 use crate::cli::terminal;
 use crate::clock::{self, Clock};
-
-const VARIABLE: &str = "IOT_AGENT_LOG";
+use crate::config::LOG_VARIABLE;
 
 /// Sets the log up: what is ours at `level` unless the environment says
 /// otherwise. `live` is what is drawn on the terminal that stderr is.
 pub fn init(level: LevelFilter, live: Option<MultiProgress>) {
-    let asked = env::var(VARIABLE).unwrap_or_default();
+    let asked = env::var(LOG_VARIABLE).unwrap_or_default();
     let targets = targets(&asked, level);
     let misread = targets.is_none();
     let targets = targets.unwrap_or_else(|| ours_at(level));
@@ -40,7 +39,7 @@ pub fn init(level: LevelFilter, live: Option<MultiProgress>) {
     };
     if misread {
         tracing::warn!(
-            "{VARIABLE}={asked} is not understood and ignored: \
+            "{LOG_VARIABLE}={asked} is not understood and ignored: \
              use error, warn, info, debug, trace or target=level pairs with commas"
         );
     }

@@ -58,6 +58,10 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
+/// Says how much is logged. The log is set up before the config is read, so it
+/// is the one variable with the prefix that is no key.
+pub const LOG_VARIABLE: &str = "IOT_AGENT_LOG";
+
 /// Reads the files, the environment of this process and the request.
 ///
 /// # Errors
@@ -69,7 +73,7 @@ pub fn load(request: &Request) -> Result<Loaded, Errors> {
     };
     let mut env: Vec<_> = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
-        .filter(|(name, _)| name.starts_with(keys::ENV_PREFIX))
+        .filter(|(name, _)| name.starts_with(keys::ENV_PREFIX) && name != LOG_VARIABLE)
         .collect();
     env.sort();
     let surroundings = files::surroundings();
