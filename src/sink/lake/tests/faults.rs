@@ -1,81 +1,47 @@
 //! What the disk may do.
 
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use parquet::arrow::ArrowWriter;
 
 use super::*;
-
-/// A file system of its own, gone with the value.
-struct Mount(tempfile::TempDir);
-
-impl Mount {
-    fn new(size: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mount = Self(folder);
-        mount.run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
-        mount
-    }
-
-    fn run(&self, command: &str, arguments: &[&str]) {
-        let done = Command::new(command).args(arguments).arg(self.0.path()).output().unwrap();
-        assert!(
-            done.status.success(),
-            "{command} must work for this test, so it needs root: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
+use crate::sink::small_disk::SmallDisk;
 
 #[test]
 fn a_full_disk_fails_whole_and_the_retry_succeeds() {
-    let mount = Mount::new("1m");
-    let mut writer = large(mount.path());
+    let disk = SmallDisk::new("1m");
+    let mut writer = large(disk.path());
     put(&mut writer, HOUR, [samples(0..50)]);
-    let before = files(mount.path());
-    // All but one page is taken by something else.
-    let ballast = mount.path().join("ballast");
-    let full = fs::write(&ballast, vec![0; 2 << 20]).unwrap_err();
-    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let before = files(disk.path());
+    disk.fill();
     let next = batch(HOUR, [samples(50..300)]);
     for _ in 0..2 {
         let trouble = failure(writer.deliver(&next));
         assert_eq!(trouble.kind, TroubleKind::Disk);
         assert!(trouble.text.contains("No space left") && trouble.text.contains("max_bytes"));
-        assert!(trouble.text.contains(&*mount.path().to_string_lossy()), "{}", trouble.text);
-        assert_eq!(files(mount.path()), before);
-        assert!(seqs(mount.path()).into_iter().eq(0..50));
+        assert!(trouble.text.contains(&*disk.path().to_string_lossy()), "{}", trouble.text);
+        assert_eq!(files(disk.path()), before);
+        assert!(seqs(disk.path()).into_iter().eq(0..50));
     }
-    fs::remove_file(ballast).unwrap();
+    disk.drain();
     put(&mut writer, NEXT_HOUR, [samples(40..300)]);
-    assert!(seqs(mount.path()).into_iter().eq(0..300));
+    assert!(seqs(disk.path()).into_iter().eq(0..300));
     let stats = writer.counters.stats();
     assert_eq!((stats.written, stats.duplicates, stats.files), (300, 10, 2));
 }
 
 #[test]
 fn a_read_only_disk_says_so_and_comes_back() {
-    let mount = Mount::new("1m");
-    let mut writer = large(mount.path());
+    let disk = SmallDisk::new("1m");
+    let mut writer = large(disk.path());
     put(&mut writer, HOUR, [samples(0..1)]);
-    mount.run("mount", &["-o", "remount,ro"]);
+    disk.remount("ro");
     let trouble = failure(writer.deliver(&batch(HOUR, [samples(1..2)])));
     assert!(trouble.text.contains("mount the file system writable"), "{}", trouble.text);
-    assert!(large(mount.path()).try_out().is_err());
-    mount.run("mount", &["-o", "remount,rw"]);
+    assert!(large(disk.path()).try_out().is_err());
+    disk.remount("rw");
     put(&mut writer, HOUR, [samples(0..2)]);
-    assert_eq!(seqs(mount.path()), [0, 1].into());
+    assert_eq!(seqs(disk.path()), [0, 1].into());
 }
 
 #[test]
