@@ -47,7 +47,6 @@ impl Sink for Stdout {
             batch_parcels: 64,
             batch_bytes: 1024 * 1024,
             billing_quantum_bytes: 1,
-            one_device_a_parcel: false,
         }
     }
 
