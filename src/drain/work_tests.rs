@@ -90,7 +90,7 @@ fn filled(mut spool: Spool) -> (Drain, Spool) {
 
 fn opened(spool: &mut Spool) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let reply = runtime.block_on(spool.hear()).unwrap();
+    let reply = runtime.block_on(spool.hear());
     spool.heard(reply);
 }
 
