@@ -45,7 +45,7 @@ static NOISE: LazyLock<String> = LazyLock::new(|| {
 
 fn sample(device: &str, run: Run, seq: u64, at: Moment, body_bytes: usize) -> Sample {
     let from = (seq as usize).wrapping_mul(7919) % (NOISE.len() - body_bytes);
-    let noise = &NOISE[from..from + body_bytes];
+    let noise = NOISE.get(from..from + body_bytes).unwrap();
     let body = format!("\"simulated\":true,\"noise\":\"{noise}\"").into();
     Sample { device: device.into(), run, seq, at, body }
 }
