@@ -2,26 +2,20 @@
 //! here to be delivered, to become durable, or for room.
 //!
 //! Nothing scans: with 10,000 devices and 100,000 samples a second every
-//! question is answered from an index, and [`Ram::insert`] and [`Ram::take`]
-//! alone keep the indices.
+//! question is answered from an [`Index`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::clock::BootId;
 use crate::ledger::Ranges;
-use crate::record::{Run, Sample};
+use crate::record::Sample;
 use crate::spool::chunk::{Chunk, Entry, MAX_FRAME_BYTES, Stamp};
+use crate::spool::gather::{Gathering, Open};
+use crate::spool::held::{Held, Index, Place};
 use crate::spool::keeper::Found;
 use crate::spool::lease::{Delivered, Lease};
-
-/// Bytes of one device's open samples at most: about eight times what fits a
-/// frame, which is how well samples compress.
-const OPEN_BYTES: usize = 48 * 1024;
-
-/// The same of all devices; then the one that was opened first is sealed.
-const ALL_OPEN_BYTES: usize = 8 * 1024 * 1024;
 
 /// Frames kept while the disk does not take them; the oldest beyond go and
 /// are declared.
@@ -30,66 +24,6 @@ const RING_BYTES: usize = 4 * 1024 * 1024;
 /// Durable frames of this start kept for the drain; the oldest beyond stay on
 /// disk only.
 const WARM_BYTES: usize = 256 * 1024;
-
-/// Samples of one device that are not yet a chunk.
-struct Open {
-    run: Run,
-    simulated: bool,
-    order: u64,
-    born_ms: u64,
-    entries: Vec<Entry>,
-    pushed: Vec<u32>,
-    bytes: usize,
-}
-
-/// Where the bytes of a chunk are, beside here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Ram,
-    /// A commit is under way.
-    Committing,
-    /// Durable, under this number.
-    Disk(u64),
-}
-
-/// A chunk.
-struct Held {
-    frame: Arc<[u8]>,
-    entries: usize,
-    first_seq: u64,
-    /// Of its first entry.
-    stamp: Stamp,
-    /// Boot time (ms) when its oldest sample came in, and how much later each
-    /// of its samples did; empty where it came from disk.
-    born_ms: u64,
-    pushed: Box<[u32]>,
-    /// Its key in `Ram::due`: not later than [`Held::oldest_ms`].
-    due_ms: u64,
-    place: Place,
-    from_disk: bool,
-    leased: bool,
-    /// Delivered, but the commit that is under way has it.
-    gone: bool,
-    delivered: Delivered,
-}
-
-impl Held {
-    /// How long after its first sample the first one that is not delivered
-    /// came in; `None` if all are delivered.
-    fn delivered_ms(&self) -> Option<u64> {
-        let seqs = self.delivered.seqs();
-        if seqs.count() >= self.entries as u64 {
-            return None;
-        }
-        let index = usize::try_from(seqs.absent_from(self.first_seq) - self.first_seq);
-        Some(index.ok().and_then(|index| self.pushed.get(index)).copied().unwrap_or(0).into())
-    }
-
-    /// Boot time (ms) when its oldest undelivered sample came in.
-    fn oldest_ms(&self) -> u64 {
-        self.delivered_ms().map_or(u64::MAX, |later_ms| self.born_ms + later_ms)
-    }
-}
 
 /// What RAM gave up.
 #[derive(Default)]
@@ -103,26 +37,10 @@ pub struct Trimmed {
 /// See the module.
 pub struct Ram {
     boot: BootId,
-    open: HashMap<Arc<str>, Open>,
-    /// The devices of `open` in the order in which they were opened.
-    opened: BTreeMap<u64, Arc<str>>,
-    open_bytes: usize,
+    open: Gathering,
     held: BTreeMap<u64, Held>,
     next_id: u64,
-    /// Chunks in RAM only, by the age of their oldest undelivered sample.
-    due: BTreeSet<(u64, u64)>,
-    /// Chunks that may be leased: of this start, and from disk.
-    live: BTreeSet<u64>,
-    backlog: BTreeSet<u64>,
-    /// Those of `live` that are durable.
-    warm: BTreeSet<u64>,
-    /// All that is not delivered, by the wall time of the first sample.
-    ages: BTreeSet<(i64, u64)>,
-    fresh_bytes: usize,
-    warm_bytes: usize,
-    backlog_bytes: usize,
-    durable: (u64, u64),
-    bytes: usize,
+    index: Index,
     returns: (Sender<u64>, Receiver<u64>),
     acked: Ranges,
     acked_bytes: u64,
@@ -133,21 +51,10 @@ impl Ram {
     pub fn new(boot: BootId) -> Self {
         Self {
             boot,
-            open: HashMap::new(),
-            opened: BTreeMap::new(),
-            open_bytes: 0,
+            open: Gathering::default(),
             held: BTreeMap::new(),
             next_id: 0,
-            due: BTreeSet::new(),
-            live: BTreeSet::new(),
-            backlog: BTreeSet::new(),
-            warm: BTreeSet::new(),
-            ages: BTreeSet::new(),
-            fresh_bytes: 0,
-            warm_bytes: 0,
-            backlog_bytes: 0,
-            durable: (0, 0),
-            bytes: 0,
+            index: Index::default(),
             returns: channel(),
             acked: Ranges::default(),
             acked_bytes: 0,
@@ -157,52 +64,24 @@ impl Ram {
 
     /// Takes a sample in, at boot time `now_ms`.
     pub fn push(&mut self, sample: Sample, simulated: bool, now_ms: u64) {
-        let Sample { device, run, seq, at, body } = sample;
-        let follows = |open: &Open| {
-            open.run == run && open.entries.last().is_none_or(|last| last.seq + 1 == seq)
-        };
-        if self.open.get(&device).is_some_and(|open| !follows(open)) {
-            self.seal_device(&device);
-        }
-        let open = self.open.entry(Arc::clone(&device)).or_insert_with(|| {
-            let order = self.next_id;
-            self.next_id += 1;
-            self.opened.insert(order, Arc::clone(&device));
-            let (entries, pushed) = (Vec::new(), Vec::new());
-            Open { run, simulated, order, born_ms: now_ms, entries, pushed, bytes: 0 }
-        });
-        let entry = Entry { seq, at, body };
-        open.bytes += entry.payload_bytes();
-        self.open_bytes += entry.payload_bytes();
-        open.pushed.push(u32::try_from(now_ms.saturating_sub(open.born_ms)).unwrap_or(u32::MAX));
-        open.entries.push(entry);
-        if open.bytes >= OPEN_BYTES {
-            self.seal_device(&device);
-        }
-        if self.open_bytes > ALL_OPEN_BYTES
-            && let Some(device) = self.opened.values().next().cloned()
-        {
-            self.seal_device(&device);
-        }
+        let sealed = self.open.push(sample, simulated, now_ms);
+        sealed.into_iter().for_each(|open| self.hold_open(open));
     }
 
     /// Makes chunks of all samples that are not one yet.
     pub fn seal(&mut self) {
-        while let Some(device) = self.opened.values().next().cloned() {
-            self.seal_device(&device);
+        while let Some(open) = self.open.seal_oldest() {
+            self.hold_open(open);
         }
     }
 
-    fn seal_device(&mut self, device: &Arc<str>) {
-        let Some(open) = self.open.remove(device) else { return };
-        self.opened.remove(&open.order);
-        self.open_bytes -= open.bytes;
+    fn hold_open(&mut self, open: Open) {
         let (Some(first), Some(last)) = (open.entries.first(), open.entries.last()) else {
             return;
         };
         let chunk = Chunk {
             number: 0,
-            device: Arc::clone(device),
+            device: open.device,
             run: open.run,
             boot: self.boot,
             simulated: open.simulated,
@@ -270,62 +149,13 @@ impl Ram {
     }
 
     fn insert(&mut self, id: u64, held: Held) {
-        let bytes = held.frame.len();
-        match held.place {
-            Place::Ram => {
-                self.fresh_bytes += bytes;
-                self.due.insert((held.due_ms, id));
-            }
-            Place::Committing => {}
-            Place::Disk(_) => {
-                self.durable = (self.durable.0 + 1, self.durable.1 + bytes as u64);
-                if !held.from_disk {
-                    self.warm_bytes += bytes;
-                }
-            }
-        }
-        let idle = !held.leased && !held.gone;
-        if idle && held.from_disk {
-            self.backlog_bytes += bytes;
-            self.backlog.insert(id);
-        } else if idle {
-            self.live.insert(id);
-            if matches!(held.place, Place::Disk(_)) {
-                self.warm.insert(id);
-            }
-        }
-        if !held.gone {
-            self.bytes += bytes;
-            self.ages.insert((held.stamp.at.wall_ms, id));
-        }
+        self.index.enter(id, &held);
         self.held.insert(id, held);
     }
 
     fn take(&mut self, id: u64) -> Option<Held> {
         let held = self.held.remove(&id)?;
-        let bytes = held.frame.len();
-        match held.place {
-            Place::Ram => {
-                self.fresh_bytes -= bytes;
-                self.due.remove(&(held.due_ms, id));
-            }
-            Place::Committing => {}
-            Place::Disk(_) => {
-                self.durable = (self.durable.0 - 1, self.durable.1 - bytes as u64);
-                if !held.from_disk {
-                    self.warm_bytes -= bytes;
-                }
-            }
-        }
-        if self.backlog.remove(&id) {
-            self.backlog_bytes -= bytes;
-        }
-        self.live.remove(&id);
-        self.warm.remove(&id);
-        if !held.gone {
-            self.bytes -= bytes;
-            self.ages.remove(&(held.stamp.at.wall_ms, id));
-        }
+        self.index.leave(id, &held);
         Some(held)
     }
 
@@ -339,10 +169,9 @@ impl Ram {
     /// Boot time (ms) when the oldest sample came in that is neither durable
     /// nor delivered.
     pub fn oldest_ms(&self) -> Option<u64> {
-        let open = self.opened.values().next().and_then(|device| self.open.get(device));
-        let mut oldest = open.map_or(u64::MAX, |open| open.born_ms);
+        let mut oldest = self.open.oldest().map_or(u64::MAX, |(born_ms, _)| born_ms);
         // A key may lag behind what the drain has delivered since.
-        for &(due_ms, id) in &self.due {
+        for &(due_ms, id) in &self.index.due {
             if due_ms >= oldest {
                 break;
             }
@@ -355,7 +184,7 @@ impl Ram {
     /// `max_bytes`.
     pub fn take_fresh(&mut self, max_bytes: usize) -> (Vec<u64>, Vec<Arc<[u8]>>) {
         let (mut ids, mut frames, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for &(_, id) in &self.due {
+        for &(_, id) in &self.index.due {
             let Some(held) = self.held.get(&id) else { continue };
             if held.oldest_ms() == u64::MAX {
                 continue;
@@ -387,7 +216,8 @@ impl Ram {
     /// oldest of this start, then the oldest from disk, or with
     /// `oldest_first` the other way round, unless more from disk is `coming`.
     pub fn lease(&mut self, oldest_first: bool, coming: bool) -> Option<(Chunk, Lease)> {
-        let (live, backlog) = (self.live.first().copied(), self.backlog.first().copied());
+        let (live, backlog) =
+            (self.index.live.first().copied(), self.index.backlog.first().copied());
         let id = match oldest_first {
             true => backlog.or(live.filter(|_| !coming)),
             false => live.or(backlog),
@@ -404,13 +234,13 @@ impl Ram {
     /// that have not.
     pub fn settle(&mut self) {
         while let Ok(id) = self.returns.1.try_recv() {
-            match self.held.get(&id).map(Held::delivered_ms) {
+            match self.held.get(&id).map(Held::later_ms) {
                 Some(None) => self.let_go(id),
                 Some(_) => self.change(id, |held| held.leased = false),
                 None => {}
             }
         }
-        while let Some(&(due_ms, id)) = self.due.first()
+        while let Some(&(due_ms, id)) = self.index.due.first()
             && let Some(oldest_ms) = self.held.get(&id).map(Held::oldest_ms)
             && oldest_ms > due_ms
         {
@@ -440,17 +270,17 @@ impl Ram {
     /// Keeps RAM within its bounds.
     pub fn trim(&mut self) -> Trimmed {
         let mut trimmed = Trimmed::default();
-        while self.warm_bytes > WARM_BYTES
-            && let Some(id) = self.warm.first().copied()
+        while self.index.warm_bytes > WARM_BYTES
+            && let Some(id) = self.index.warm.first().copied()
             && let Some(held) = self.take(id)
         {
             if let Place::Disk(number) = held.place {
                 trimmed.cooled.push((number, held.frame.len() as u64, held.stamp));
             }
         }
-        let mut excess = self.fresh_bytes.saturating_sub(RING_BYTES);
+        let mut excess = self.index.fresh_bytes.saturating_sub(RING_BYTES);
         let mut drop = Vec::new();
-        for &(_, id) in &self.due {
+        for &(_, id) in &self.index.due {
             if excess == 0 {
                 break;
             }
@@ -502,15 +332,13 @@ impl Ram {
 
     /// The stamp of the oldest sample that is not delivered.
     pub fn oldest(&self) -> Option<Stamp> {
-        let open = self.opened.values().next().and_then(|device| self.open.get(device));
-        let open = open.and_then(|open| open.entries.first());
-        let mut oldest = open.map(|entry| Stamp { boot: self.boot, at: entry.at });
-        for &(wall_ms, id) in &self.ages {
+        let mut oldest = self.open.oldest().map(|(_, at)| Stamp { boot: self.boot, at });
+        for &(wall_ms, id) in &self.index.ages {
             if oldest.is_some_and(|oldest| oldest.at.wall_ms <= wall_ms) {
                 break;
             }
             let Some(held) = self.held.get(&id) else { continue };
-            let Some(later_ms) = held.delivered_ms() else { continue };
+            let Some(later_ms) = held.later_ms() else { continue };
             let mut stamp = held.stamp;
             stamp.at.wall_ms = stamp.at.wall_ms.saturating_add_unsigned(later_ms);
             stamp.at.boot_ms = stamp.at.boot_ms.saturating_add(later_ms);
@@ -523,27 +351,27 @@ impl Ram {
 
     /// Whether it takes more without dropping anything soon.
     pub fn room(&self) -> bool {
-        self.fresh_bytes < RING_BYTES / 2
+        self.index.fresh_bytes < RING_BYTES / 2
     }
 
     /// Bytes of the frames that are in RAM only and not on their way to disk.
     pub fn fresh_bytes(&self) -> usize {
-        self.fresh_bytes
+        self.index.fresh_bytes
     }
 
     /// Bytes from disk that are not leased.
     pub fn backlog_bytes(&self) -> usize {
-        self.backlog_bytes
+        self.index.backlog_bytes
     }
 
     /// How many chunks here are durable too, and their bytes.
     pub fn durable(&self) -> (u64, u64) {
-        self.durable
+        self.index.durable
     }
 
     /// Bytes not delivered, samples that are not yet a chunk included.
     pub fn bytes(&self) -> u64 {
-        (self.bytes + self.open_bytes) as u64
+        (self.index.bytes + self.open.bytes()) as u64
     }
 
     /// Samples delivered.

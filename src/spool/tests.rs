@@ -40,7 +40,7 @@ fn at(ms: u64) -> Moment {
 /// Text that does not compress: a body's size is then about a frame's.
 static NOISE: LazyLock<String> = LazyLock::new(|| {
     let letters = std::iter::repeat_with(|| char::from(rand::random_range(b'#'..=b'~')));
-    letters.filter(|letter| *letter != '\\').take(1 << 20).collect()
+    letters.filter(|letter| *letter != '\\').take(1 << 18).collect()
 });
 
 fn sample(device: &str, run: Run, seq: u64, at: Moment, body_bytes: usize) -> Sample {
