@@ -177,8 +177,8 @@ impl Spool {
             offsets: BTreeMap::new(),
             new_offsets: Vec::new(),
             declarations: Declarations::default(),
-            writing: Trouble::of("takes no samples, they stay in memory"),
-            reading: Trouble::of("cannot read its backlog now"),
+            writing: Trouble::of("takes no samples, they stay in memory", "takes samples again"),
+            reading: Trouble::of("cannot read its backlog now", "reads its backlog again"),
             stats: Stats::default(),
         })
     }
@@ -261,17 +261,22 @@ impl Spool {
         }
     }
 
-    /// Sends what is fresh, the oldest first, as far as one commit takes it.
-    /// `with_acked` false keeps acknowledgements back: what replaces an
-    /// acknowledged chunk must be durable first.
-    fn commit(&mut self, with_acked: bool) {
+    /// Sends what is fresh, the oldest first, as far as one commit takes it;
+    /// whether there was anything to send. `with_acked` false keeps
+    /// acknowledgements back: what replaces an acknowledged chunk must be
+    /// durable first.
+    fn commit(&mut self, with_acked: bool) -> bool {
+        let marks = self.marks_since_ms.take().is_some();
         let (ids, frames) = self.ram.take_fresh(self.commit_bytes);
+        if frames.is_empty() && !marks {
+            return false;
+        }
         let acked = if with_acked { self.ram.take_acked() } else { Default::default() };
         let (declare, declared) = self.declarations.take_news();
         let offsets = std::mem::take(&mut self.new_offsets);
-        self.marks_since_ms = None;
         self.committing = Some((ids, self.now_ms));
         self.send(Command::Commit(Commit { frames, acked, declare, declared, offsets }));
+        true
     }
 
     fn send(&mut self, command: Command) {

@@ -110,6 +110,24 @@ fn what_was_delivered_in_part_is_not_delivered_twice_after_a_clean_stop() {
 }
 
 #[test]
+fn what_was_delivered_in_part_is_not_forgotten_however_much_comes_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(&settings(folder.path()));
+    rig.push_many(3, 100);
+    let (_, lease) = rig.lease_all().pop().unwrap();
+    lease.ack(1);
+    drop(lease);
+    rig.push_many(100, 5000);
+    rig.commit();
+    rig.spool.tick(&rig.now);
+    assert!(!rig.spool.disk_only.is_empty(), "RAM has let go of what is on disk");
+    let drained: Vec<u64> = rig.drain(false).into_iter().map(|(_, seq)| seq).collect();
+    let once: BTreeSet<u64> = drained.iter().copied().collect();
+    assert_eq!(once, (0..103).filter(|&seq| seq != 1).collect());
+    assert_eq!(drained.len(), once.len());
+}
+
+#[test]
 fn samples_wait_in_ram_for_a_thread_that_cannot_open_the_spool() {
     let folder = tempfile::tempdir().unwrap();
     Rig::open(&settings(folder.path())).close();
