@@ -109,7 +109,9 @@ fn a_disk_that_is_full_for_spool_and_lake_leaves_memory_to_bridge_it() {
     let launch = agent(home.path())
         .set("spool.path", disk.join("spool").display())
         .set("sink.lake.path", disk.join("lake").display())
-        .set("spool.keep_free", "0%");
+        .set("spool.keep_free", "0%")
+        // Longer than max_loss, so that there is something to commit.
+        .set("send.interval", "3s");
     let mut agent = in_namespace(launch, &script).start();
     let news = ["the spool takes no samples", "nothing is delivered", "delivering again"];
     for words in &news[..2] {
@@ -117,7 +119,7 @@ fn a_disk_that_is_full_for_spool_and_lake_leaves_memory_to_bridge_it() {
     }
     let seen = seen_by(&agent, &disk);
     fs::remove_file(seen.join("ballast")).unwrap();
-    for words in [news[2], "the spool works again"] {
+    for words in [news[2], "the spool takes samples again"] {
         agent.wait_for(words, SOON, |agent| agent.stderr().contains(words));
     }
     agent.wait_for("rows", SOON, |_| begun(&seen.join("lake")));
