@@ -32,7 +32,7 @@ enum Run {
 /// How the agent answers to what `launch` sets up. Returns the message.
 #[track_caller]
 fn answer(launch: impl Fn() -> Launch, check_code: i32, run: &Run, words: &[&str]) -> String {
-    let launch = || launch().env("RUST_BACKTRACE", "1").env("AWS_EC2_METADATA_DISABLED", "true");
+    let launch = || launch().env("RUST_BACKTRACE", "1");
     let mut check = launch().args(["check", "--json"]).start();
     let code = check.finish(SOON).code();
     assert_eq!(code, Some(check_code), "{}{}", check.stdout(), check.stderr());
@@ -62,7 +62,7 @@ fn answer(launch: impl Fn() -> Launch, check_code: i32, run: &Run, words: &[&str
     }
     let said = said(&agent);
     assert_eq!(said.matches(&message).count(), 1, "{message}\nis not once in\n{said}");
-    for trace in ["panicked", "backtrace", "RUST_BACKTRACE", "src/"] {
+    for trace in ["panicked", "backtrace", "RUST_BACKTRACE", "src/", "source: "] {
         assert!(!said.contains(trace), "{said}");
     }
     message
@@ -206,9 +206,11 @@ fn a_spool_that_another_agent_holds_names_its_pid() {
     assert_eq!(first.terminate(SOON).code(), Some(0), "{}", first.stderr());
 }
 
-/// A launch whose AWS set-up is only what a test adds.
+/// A launch whose AWS set-up is only what a test adds, on a host that is no EC2
+/// instance.
 fn to_firehose(home: &Path, stream: &str, endpoint: &str) -> Launch {
-    Launch::new(AGENT, home).firehose(stream, endpoint).set("send.interval", "1s")
+    let launch = Launch::new(AGENT, home).firehose(stream, endpoint).set("send.interval", "1s");
+    launch.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")
 }
 
 #[test]
@@ -216,15 +218,23 @@ fn an_aws_account_that_is_not_set_up_says_what_is_missing() {
     let home = tempfile::tempdir().unwrap();
     let keys = [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")];
     let launch = || {
-        let launch = Launch::new(AGENT, home.path()).set("sink.kind", "firehose");
-        launch.set("sink.firehose.stream", "iot-telemetry").envs(keys)
+        Launch::new(AGENT, home.path())
+            .set("sink.kind", "firehose")
+            .set("sink.firehose.stream", "iot-telemetry")
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")
+            .envs(keys)
     };
     let words = ["no AWS region", "AWS_REGION", "set `region`", "\"eu-west-1\""];
     answer(launch, UNAVAILABLE, &Run::Ends(FAILURE), &words);
 
     let launch = || to_firehose(home.path(), "iot-telemetry", "http://127.0.0.1:1");
     let words = ["firehose iot-telemetry (eu-west-1", "no AWS credentials", "`aws configure`"];
-    answer(launch, UNAVAILABLE, &Run::GoesOn, &words);
+    let message = answer(launch, UNAVAILABLE, &Run::GoesOn, &words);
+    assert!(message.contains("no AWS credentials; tried"), "{message}");
+    // An instance without a role: its metadata service answers, and refuses.
+    let stand_in = FirehoseStandIn::start(Options::default());
+    let instance = || launch().env("AWS_EC2_METADATA_SERVICE_ENDPOINT", stand_in.url());
+    answer(instance, UNAVAILABLE, &Run::GoesOn, &words);
 
     let missing = home.path().join("missing.pem").display().to_string();
     let launch = || launch().envs(keys).set("sink.firehose.ca_file", &missing);

@@ -2,7 +2,8 @@
 //!
 //! A log that cannot be written is dropped: sampling goes on. sled and the AWS
 //! SDK speak at `trace` about each of their steps, so what is not ours is kept
-//! to warnings unless `IOT_AGENT_LOG` names it. A panic becomes one line
+//! to warnings unless `IOT_AGENT_LOG` names it; what aws-config warns of comes at
+//! each try, and our own message says it once. A panic becomes one line
 //! instead of a trace, for sled's are caught and mended.
 
 use std::env;
@@ -47,7 +48,10 @@ pub fn init(level: LevelFilter, live: Option<MultiProgress>) {
 }
 
 fn ours_at(level: LevelFilter) -> Targets {
-    Targets::new().with_default(LevelFilter::WARN).with_target("iot_agent", level)
+    Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("aws_config", LevelFilter::ERROR)
+        .with_target("iot_agent", level)
 }
 
 /// What `asked` means: a level alone is ours; `None` if it means nothing.

@@ -298,11 +298,16 @@ fn without_credentials(place: &Place, error: &CredentialsError) -> Trouble {
              profile does): {cause}"
         ),
         Some(profile) => format!("no credentials from profile {profile}: {cause}"),
-        None => format!(
-            "no AWS credentials ({cause}); tried, in this order, AWS_ACCESS_KEY_ID, a profile in \
-             ~/.aws/credentials or ~/.aws/config (credential_process too), web identity, \
-             container and EC2 instance; `aws configure` writes a profile"
-        ),
+        None => {
+            // Where nothing was found at all, the SDK announces a list that it leaves empty.
+            let nothing = cause.starts_with("no credentials found in chain");
+            let because = if nothing { String::new() } else { format!(" ({cause})") };
+            format!(
+                "no AWS credentials{because}; tried, in this order, AWS_ACCESS_KEY_ID, a profile \
+                 in ~/.aws/credentials or ~/.aws/config (credential_process too), web identity, \
+                 container and EC2 instance; `aws configure` writes a profile"
+            )
+        }
     };
     place.trouble(TroubleKind::Credentials, &text)
 }
