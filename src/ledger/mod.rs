@@ -75,7 +75,9 @@ pub struct Book {
     pub next_chunk: u64,
     /// Chunks durable in the spool and not acknowledged.
     pub outstanding: Ranges,
-    /// Bytes of their frames.
+    /// How many there are, which may be fewer than the merged ranges hold, and
+    /// bytes of their frames.
+    pub outstanding_chunks: u64,
     pub outstanding_bytes: u64,
     /// Wall minus boot time of each boot that saw the right time, oldest first.
     pub boots: Vec<Boot>,

@@ -122,8 +122,10 @@ fn create(folder: &Path) -> Result<(), Error> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         created => created,
     };
-    let synced = created.and_then(|()| File::open(parent)?.sync_all());
-    synced.map_err(|source| Error::Io { verb: "created", path: folder.into(), source })
+    created.map_err(|source| Error::Io { verb: "created", path: folder.into(), source })?;
+    // A parent that cannot be read can still be written to.
+    let _ = File::open(parent).and_then(|parent| parent.sync_all());
+    Ok(())
 }
 
 /// The lock, with our pid in it.

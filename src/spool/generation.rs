@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::spool::store::{MAKING, Opener, Store, StoreError};
+use crate::spool::store::{MAKING, Opener, SEGMENT_BYTES, Store, StoreError};
 
 const PREFIX: &str = "gen-";
 
@@ -198,21 +198,21 @@ impl Generations {
         self.firsts.last().map_or(0, |&first| disk_bytes(&self.path(first)))
     }
 
-    /// Bytes that all generations take on disk.
-    pub fn disk_bytes(&mut self) -> u64 {
+    /// Bytes that all generations take on disk, and how much more those that
+    /// nothing is written to will take once they are opened to be read.
+    pub fn disk_bytes(&mut self) -> (u64, u64) {
         let newest_bytes = self.newest_bytes();
-        let Some((_, closed)) = self.firsts.split_last() else { return 0 };
+        let Some((_, closed)) = self.firsts.split_last() else { return (0, 0) };
         let reading = self.reader.as_ref().map(|(first, _)| *first);
-        let closed = closed.iter().map(|&first| match self.bytes.get(&first) {
-            // sled writes a little when it opens one.
-            Some(&bytes) if reading != Some(first) => bytes,
-            _ => {
-                let bytes = disk_bytes(&folder_of(&self.folder, first));
-                self.bytes.insert(first, bytes);
-                bytes
-            }
-        });
-        closed.sum::<u64>() + newest_bytes
+        let (mut total, mut growth) = (newest_bytes, 0);
+        for &first in closed {
+            let known = self.bytes.get(&first).copied().filter(|_| reading != Some(first));
+            let bytes = known.unwrap_or_else(|| disk_bytes(&folder_of(&self.folder, first)));
+            self.bytes.insert(first, bytes);
+            total += bytes;
+            growth += bytes.next_multiple_of(SEGMENT_BYTES) - bytes;
+        }
+        (total, growth)
     }
 
     fn path(&self, first: u64) -> PathBuf {

@@ -75,6 +75,8 @@ pub struct Keeper {
     ledger: Ledger,
     generations: Generations,
     outstanding: Ranges,
+    /// How many of them are none, for the ledger has merged its ranges.
+    surplus: u64,
     /// The bytes of the outstanding frames.
     bytes: u64,
     next: u64,
@@ -96,6 +98,7 @@ impl Keeper {
             bounds,
             ledger,
             outstanding: Ranges::default(),
+            surplus: 0,
             bytes: 0,
             next: 0,
             gaps: Gaps::default(),
@@ -112,6 +115,7 @@ impl Keeper {
     pub fn open(&mut self, patient: bool) -> Result<(), StoreError> {
         let book = self.ledger.book();
         self.outstanding = book.outstanding.clone();
+        self.surplus = self.outstanding.count().saturating_sub(book.outstanding_chunks);
         self.bytes = book.outstanding_bytes;
         self.gaps = Gaps::from_json(&book.declarations);
         self.report = Report { gaps: self.gaps.iter().collect(), ..Report::default() };
@@ -160,7 +164,9 @@ impl Keeper {
 
     /// The bytes on disk, once they may have changed.
     fn measure(&mut self) {
-        self.report.holding.disk_bytes = self.generations.disk_bytes() + other_bytes(&self.folder);
+        let (bytes, growth) = self.generations.disk_bytes();
+        self.report.holding.disk_bytes = bytes + other_bytes(&self.folder);
+        self.room.promised = growth;
     }
 
     /// Chunks durable and not acknowledged.
@@ -214,8 +220,9 @@ impl Keeper {
             self.make_room(bytes)?;
             let store = self.generations.newest(first)?;
             for (frame, number) in frames.iter().zip(first..) {
-                // Frames made here always read back.
-                let frame = renumbered(frame, number).unwrap_or_default();
+                // One that memory has damaged is kept as it is: its head may
+                // still say what is missing.
+                let frame = renumbered(frame, number).unwrap_or_else(|| frame.to_vec());
                 store.put(number, &frame)?;
             }
             store.flush()?;
@@ -268,6 +275,7 @@ impl Keeper {
             self.bytes = 0;
         }
         book.outstanding.clone_from(&self.outstanding);
+        book.outstanding_chunks = self.outstanding.count();
         book.outstanding_bytes = self.bytes;
         book.next_chunk = self.next;
         if std::mem::take(&mut self.gaps_changed) {
@@ -320,6 +328,16 @@ impl Keeper {
         chunks
     }
 
+    /// [`Keeper::forget`]s and counts what is lost. What the ledger only seemed
+    /// to promise is not.
+    fn lost(&mut self, first: u64, last: u64) -> u64 {
+        let chunks = self.forget(first, last);
+        let excused = chunks.min(self.surplus);
+        self.surplus -= excused;
+        self.report.holding.lost_chunks += chunks - excused;
+        chunks - excused
+    }
+
     fn declare(&mut self, header: &Header<'_>, reason: GapReason) {
         let gap = gap_of(header, reason);
         self.gaps.add(&gap);
@@ -328,8 +346,7 @@ impl Keeper {
     }
 
     fn set_aside(&mut self, span: Span, error: &StoreError) {
-        let chunks = self.forget(span.first, span.last);
-        self.report.holding.lost_chunks += chunks;
+        let chunks = self.lost(span.first, span.last);
         let kept = self.generations.set_aside(span.first);
         let kept = kept.map_or_else(|e| e.to_string(), |path| path.display().to_string());
         tracing::error!(%error, chunks, kept, "a part of the spool cannot be read and is set aside");

@@ -29,6 +29,9 @@ const BYTES_A_PUT_BYTE: usize = 3;
 /// What opening may take: a snapshot, and a new segment.
 const OPENING_BYTES: u64 = 2 * 1024 * 1024;
 
+/// sled's file grows by whole segments, at each opening at the latest.
+pub const SEGMENT_BYTES: u64 = 512 * 1024;
+
 /// sled's file with all the records.
 const DATA_FILE: &str = "db";
 

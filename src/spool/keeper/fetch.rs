@@ -165,9 +165,11 @@ impl Keeper {
     }
 
     fn lose(&mut self, first: u64, last: u64) {
-        let span = self.generations.span_of(first);
-        span.into_iter().for_each(|span| self.generations.suspect(span.first));
-        self.report.holding.lost_chunks += self.forget(first, last);
+        if self.lost(first, last) > 0
+            && let Some(span) = self.generations.span_of(first)
+        {
+            self.generations.suspect(span.first);
+        }
     }
 
     fn patient(&self) -> bool {

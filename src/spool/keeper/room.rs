@@ -10,6 +10,8 @@ use crate::spool::store::StoreError;
 /// What is known about being full.
 #[derive(Debug, Default)]
 pub struct Room {
+    /// How much the spool grows when it is but read.
+    pub promised: u64,
     /// What the spool took when its file system became short of space: it
     /// takes no more than that until there is space again.
     squeezed: Option<u64>,
@@ -67,7 +69,7 @@ impl Keeper {
     /// little free space acts as a full spool: dropping all that the spool has
     /// would not cure what others fill.
     fn is_short(&mut self, growth: u64) -> bool {
-        let disk_bytes = self.report.holding.disk_bytes;
+        let disk_bytes = self.report.holding.disk_bytes + self.room.promised;
         if self.bounds.leaves_free(&self.folder, growth) {
             self.room.squeezed = None;
         } else {
@@ -91,7 +93,8 @@ impl Keeper {
     fn note_room(&mut self, growth: u64) {
         let slack = growth + 2 * self.bounds.generation_bytes;
         if self.room.full.is_some()
-            && self.report.holding.disk_bytes + slack < self.bounds.usable_bytes()
+            && self.report.holding.disk_bytes + self.room.promised + slack
+                < self.bounds.usable_bytes()
             && self.bounds.leaves_free(&self.folder, slack)
         {
             self.room.full = None;
@@ -103,7 +106,7 @@ impl Keeper {
     /// Declares what the oldest generation still holds, durably, and deletes it.
     fn evict(&mut self, span: Span) -> Result<(), StoreError> {
         self.note_full();
-        let mut from = span.first;
+        let (mut from, mut declared, mut samples) = (span.first, 0, 0);
         while let Some(number) = self.outstanding.at_or_after(from).filter(|&n| n <= span.last) {
             let store = self.generations.reader(span);
             let scanned = store.and_then(|store| store.scan(number, span.last, SCAN_BYTES));
@@ -118,13 +121,15 @@ impl Keeper {
                 let Ok(header) = Header::head(frame) else { continue };
                 if self.outstanding.contains(*number) {
                     self.declare(&header, GapReason::Evicted);
-                    self.report.holding.evicted_samples += header.entries as u64;
-                    self.forget(*number, *number);
+                    declared += 1;
+                    samples += header.entries as u64;
                 }
             }
         }
+        self.report.holding.evicted_samples += samples;
         // What could not be read is lost with the rest.
-        let lost = self.forget(span.first, span.last);
+        let chunks = self.forget(span.first, span.last);
+        let lost = (chunks - declared).saturating_sub(self.surplus);
         self.report.holding.lost_chunks += lost;
         if lost > 0 {
             tracing::error!(chunks = lost, "dropped chunks could not be read and are not declared");

@@ -10,7 +10,7 @@ use crate::spool::inspect::{InspectError, Inspection};
 /// Five generations of 1 MiB.
 const SMALL: u64 = 8 * 1024 * 1024;
 
-/// Eight of 2 MiB: 900 samples of 5,000 bytes fit.
+/// Eight of 2 MiB: 700 samples of 5,000 bytes fit.
 const LARGER: u64 = 16 * 1024 * 1024;
 
 fn generations(folder: &Path) -> Vec<std::path::PathBuf> {
@@ -82,8 +82,8 @@ fn a_full_spool_drops_its_oldest_declares_them_and_stays_within_its_bound() {
     assert_eq!(stats.trouble, None);
     assert_eq!(stats.holding.full, Some("spool.max_bytes is reached"));
     assert!(stats.holding.evicted_samples > 1000);
-    // sled takes twice what it holds, and a segment for each generation.
-    assert!(stats.holding.bytes > SMALL / 5, "{stats:?}");
+    // sled takes twice what it holds, and two segments for each generation.
+    assert!(stats.holding.bytes > SMALL / 8, "{stats:?}");
     // The gaps are durable, and one for all that is contiguous.
     rig.crash();
     let mut rig = Rig::open(&settings);
@@ -155,7 +155,8 @@ fn chunks_that_the_disk_lost_are_counted_and_the_rest_is_delivered() {
     let folder = tempfile::tempdir().unwrap();
     let settings = Settings { max_bytes: LARGER, ..settings(folder.path()) };
     let mut rig = Rig::open(&settings);
-    fill(&mut rig, 900);
+    fill(&mut rig, 700);
+    assert_eq!(rig.spool.stats().holding.evicted_samples, 0);
     rig.close();
     let paths = generations(folder.path());
     assert!(paths.len() >= 4, "{paths:?}");
@@ -170,15 +171,53 @@ fn chunks_that_the_disk_lost_are_counted_and_the_rest_is_delivered() {
     let mut rig = Rig::open(&settings);
     let seqs: Vec<u64> = rig.drain(true).into_iter().map(|(_, seq)| seq).collect();
     let stats = rig.spool.stats();
-    assert!(!seqs.is_empty() && seqs.len() < 700, "{stats:?}");
-    assert_eq!(*seqs.last().unwrap(), 899);
-    assert_eq!(stats.holding.lost_chunks + seqs.len() as u64, 900, "{stats:?}");
+    assert!(!seqs.is_empty() && seqs.len() < 500, "{stats:?}");
+    assert_eq!(*seqs.last().unwrap(), 699);
+    assert_eq!(stats.holding.lost_chunks + seqs.len() as u64, 700, "{stats:?}");
     assert!(names(folder.path()).contains("damaged"));
     // It goes on taking samples.
     fill(&mut rig, 50);
     rig.drain(true);
     rig.pass(10_000);
     rig.close();
+}
+
+#[test]
+fn ranges_that_the_ledger_merged_are_not_mistaken_for_losses() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: LARGER, ..settings(folder.path()) };
+    let mut rig = Rig::open(&settings);
+    // Whole generations are acknowledged amid more holes than the ledger has
+    // ranges for.
+    fill(&mut rig, 700);
+    assert_eq!(rig.spool.stats().holding.evicted_samples, 0);
+    let mut delivered = BTreeSet::new();
+    let mut kept = Vec::new();
+    rig.spool.prefetch();
+    rig.pump();
+    while delivered.len() + kept.len() < 700 {
+        while let Some((chunk, lease)) = rig.spool.lease(true) {
+            let seq = chunk.entries[0].seq;
+            if (200..400).contains(&seq) || seq % 2 == 0 {
+                chunk.entries.iter().for_each(|entry| lease.ack(entry.seq));
+                delivered.insert(seq);
+            } else {
+                kept.push(lease);
+            }
+        }
+        rig.spool.prefetch();
+        rig.pump();
+    }
+    rig.pass(0);
+    rig.pass(10_000);
+    drop(kept);
+    rig.crash();
+    let mut rig = Rig::open(&settings);
+    let drained: BTreeSet<u64> = rig.drain(true).into_iter().map(|(_, seq)| seq).collect();
+    let stats = rig.spool.stats();
+    assert!((0..700).all(|seq| drained.contains(&seq) || delivered.contains(&seq)));
+    assert_eq!(stats.holding.lost_chunks, 0);
+    assert!(!names(folder.path()).contains("damaged"));
 }
 
 #[test]
