@@ -10,6 +10,8 @@ pub mod ministack;
 pub mod netns;
 pub mod process;
 pub mod records;
+pub mod relay;
+pub mod rig;
 
 use std::path::{Path, PathBuf};
 use std::thread;
