@@ -10,7 +10,7 @@ mod sampler;
 pub use report::Report;
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -86,7 +86,12 @@ pub async fn run(
     let mut sampler = Sampler::new(config, open_sensor(config), claim.run(), &now);
     let mut spool = Spool::open(claim, clock.boot())?;
     sampler.step(&now, &mut spool);
-    let sink = open_sink(config).await?;
+    let mut stop = pin!(stop);
+    let sink = tokio::select! {
+        biased;
+        () = &mut stop => return stopped_early(spool, &now).await,
+        sink = open_sink(config) => sink?,
+    };
     tracing::info!(
         run = sampler.run().0,
         sink = sink.name(),
@@ -118,6 +123,19 @@ pub async fn run(
     line.end().await
 }
 
+/// A stop before there was a sink: the credentials were still being looked for.
+async fn stopped_early(mut spool: Spool, now: &Moment) -> Result<Report, Error> {
+    close(&mut spool, now).await?;
+    Ok(Report { samples: spool.stats().pushed, ..Report::default() })
+}
+
+async fn close(spool: &mut Spool, now: &Moment) -> Result<(), Error> {
+    match timeout(STOP_SPOOL, spool.close(now)).await {
+        Ok(result) => result.map_err(Error::Close),
+        Err(_) => Err(Error::Close("the disk does not answer".into())),
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -141,15 +159,14 @@ struct Line<O> {
 }
 
 impl<O: FnMut(&Report)> Line<O> {
-    async fn go_until(&mut self, stop: impl Future<Output = ()>) {
-        let mut stop = pin!(stop);
+    async fn go_until(&mut self, mut stop: Pin<&mut impl Future<Output = ()>>) {
         loop {
             let now = self.clock.now();
             let wake_ms = self.work(&now);
             let wait = Duration::from_millis(wake_ms.saturating_sub(now.boot_ms));
             tokio::select! {
                 biased;
-                () = &mut stop => return,
+                () = stop.as_mut() => return,
                 verdict = answer(&mut self.delivering) => self.settle(verdict),
                 () = told(&mut self.asking) => self.asking = None,
                 reply = self.spool.hear() => self.spool.heard(reply),
@@ -250,15 +267,10 @@ impl<O: FnMut(&Report)> Line<O> {
             self.drain.abandon();
         }
         self.fill_report(&now);
-        let Self { spool, drain, mut report, .. } = self;
+        let Self { mut spool, drain, mut report, .. } = self;
         // What the drain still holds goes back to the spool with its leases.
         drop(drain);
-        let mut spool = spool;
-        match timeout(STOP_SPOOL, spool.close(&now)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => return Err(Error::Close(why)),
-            Err(_) => return Err(Error::Close("the disk does not answer".into())),
-        }
+        close(&mut spool, &now).await?;
         report.spooled_bytes = spool.stats().holding.bytes;
         tracing::info!(
             samples = report.samples,

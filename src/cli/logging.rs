@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::panic::PanicHookInfo;
 
 use indicatif::MultiProgress;
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
@@ -18,7 +19,6 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::cli::journal::Journal;
 use crate::cli::terminal;
 use crate::clock::{self, Clock};
 use crate::config::LOG_VARIABLE;
@@ -30,7 +30,7 @@ pub fn init(level: LevelFilter, live: Option<MultiProgress>) {
     let targets = targets(&asked, level);
     let misread = targets.is_none();
     let targets = targets.unwrap_or_else(|| ours_at(level));
-    let journal = stderr_is_journal().then(Journal::connect).and_then(Result::ok);
+    let journal = stderr_is_journal().then(journal).and_then(Result::ok);
     let registry = tracing_subscriber::registry().with(targets);
     // Set already only where a test drives two commands in one process.
     let _ = match journal {
@@ -68,6 +68,17 @@ fn stderr_is_journal() -> bool {
     };
     let stat = rustix::fs::fstat(io::stderr().as_fd());
     stat.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Fails where no journal listens. Fields are `IOT_<NAME>`; info is syslog's 6,
+/// as systemd's own is.
+fn journal() -> io::Result<tracing_journald::Layer> {
+    let priorities = PriorityMappings { info: Priority::Informational, ..PriorityMappings::new() };
+    let layer = tracing_journald::layer()?
+        .with_field_prefix(Some("IOT".into()))
+        .with_priority_mappings(priorities)
+        .with_syslog_identifier("iot-agent".into());
+    Ok(layer)
 }
 
 fn stderr_layer<S>(live: Option<MultiProgress>) -> impl Layer<S>

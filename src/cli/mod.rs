@@ -5,7 +5,6 @@
 //! documented exit codes. A reader that goes away (`| head`) is no failure.
 
 mod check;
-mod journal;
 mod live;
 mod logging;
 mod run;

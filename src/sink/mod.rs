@@ -5,6 +5,8 @@
 
 pub mod firehose;
 pub mod lake;
+#[cfg(test)]
+mod small_disk;
 pub mod stdout;
 
 use std::future::Future;
