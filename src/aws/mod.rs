@@ -86,7 +86,9 @@ pub fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient, Error> {
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
             .tls_context(tls.clone());
         connector.set_connector_settings(settings.cloned());
-        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector.set_sleep_impl(
+            components.and_then(aws_sdk_firehose::config::RuntimeComponents::sleep_impl),
+        );
         connector.build()
     });
     Ok(client)

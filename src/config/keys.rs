@@ -189,7 +189,7 @@ pub fn instead_of(name: &str, is_section: bool) -> String {
         return format!("Did you mean {near}?");
     }
     let named = |of: fn(&Key) -> &str, wanted: &str| -> Vec<&str> {
-        KEYS.iter().filter(|key| of(key) == wanted).map(|key| key.stem()).collect()
+        KEYS.iter().filter(|key| of(key) == wanted).map(Key::stem).collect()
     };
     let elsewhere = named(|key| key.split().1, last);
     if !elsewhere.is_empty() {

@@ -255,8 +255,8 @@ impl Drain {
     fn done(&mut self, item: Item, spool: &mut Spool) {
         let bytes = item.line_bytes() as u64;
         match item.what {
-            What::Sample { lease, .. } => {
-                lease.ack();
+            What::Sample { entry, lease, .. } => {
+                lease.ack(entry.seq);
                 self.stats.delivered += 1;
                 self.stats.delivered_bytes += bytes;
             }
@@ -288,7 +288,9 @@ impl Drain {
             );
             let record = item.plain_line(spool);
             match item.what {
-                What::Sample { lease, .. } => spool.bury(why.text.clone(), record, Some(lease)),
+                What::Sample { entry, lease, .. } => {
+                    spool.bury(why.text.clone(), record, Some((lease, entry.seq)));
+                }
                 What::Marker(gap) => {
                     spool.bury(why.text.clone(), record, None);
                     spool.declared(gap);

@@ -5,14 +5,19 @@
 //! ever-growing edition, and made durable with `fdatasync`. A power cut in the
 //! middle of a write leaves the other slot; of two good slots the higher
 //! edition wins. With both unreadable the state counts as new, and everything
-//! readable in the spool counts as outstanding.
+//! readable in the spool counts as outstanding. A slot of a newer agent is an
+//! error: it is never guessed at. Whoever raises the version of the spool's
+//! frames raises this one too.
+//!
+//! A slot: magic `iAL`, version (1 byte), length of the text (4, little-endian),
+//! edition (8), the text (JSON), CRC32C of all before it (4).
 
 mod ranges;
 
 pub use ranges::Ranges;
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -21,21 +26,26 @@ use serde::{Deserialize, Serialize};
 /// Name of the file in the spool's folder.
 pub const FILE_NAME: &str = "ledger";
 
-/// Bytes of one slot: [`MAX_RANGES`] of 41 digits each and 64 declarations
-/// fit; what is written is only what is used, in most cases one 4 KiB page.
-const SLOT_BYTES: u64 = 64 * 1024;
+/// Where the second slot begins, and so the longest text: 16,384 declarations.
+/// Only what is used takes space, in most cases one 4 KiB page a slot.
+const SLOT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Outstanding ranges that are written at most; more are merged over the
-/// smallest gaps, which can only lead to duplicates.
+/// Written to each slot at creation: a commit then neither needs space on a
+/// full disk nor changes the file's size, which would cost the file system's
+/// journal a write.
+const RESERVED_BYTES: usize = 16 * 1024;
+
+/// Outstanding ranges that are written at most while the agent runs; more are
+/// merged over the smallest gaps, which can only lead to duplicates.
 pub const MAX_RANGES: usize = 128;
 
 /// Boots whose clock offset is kept at most.
-const MAX_BOOTS: usize = 32;
+const MAX_BOOTS: usize = 256;
 
-const MAGIC: [u8; 4] = *b"iAL1";
-
-/// magic, CRC32C of the rest, length of the text, edition.
-const HEADER_BYTES: usize = 4 + 4 + 4 + 8;
+const MAGIC: [u8; 3] = *b"iAL";
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 3 + 1 + 4 + 8;
+const CRC_BYTES: usize = 4;
 
 /// Why the ledger could not be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +54,13 @@ pub enum Error {
         "the ledger {path} cannot be {verb}: {source}; check the folder's owner and free space"
     )]
     Io { verb: &'static str, path: PathBuf, source: io::Error },
-    #[error("the ledger of {devices} outstanding declarations is too long to be written")]
-    TooLong { devices: usize },
+    #[error(
+        "the ledger {path} is of version {version}, which is newer than this agent: \
+         install that agent again, or set spool.path to another folder"
+    )]
+    Newer { path: PathBuf, version: u8 },
+    #[error("the ledger {path} would be too long with {declarations} declarations")]
+    TooLong { path: PathBuf, declarations: usize },
 }
 
 /// What the ledger says. Unknown members are passed over, absent ones empty.
@@ -56,13 +71,15 @@ pub struct Book {
     pub machine: u32,
     /// The run of the last start.
     pub run: u64,
-    /// No chunk in use has this number or a higher one.
+    /// Every chunk on disk with a lower number is outstanding or done with.
     pub next_chunk: u64,
     /// Chunks durable in the spool and not acknowledged.
     pub outstanding: Ranges,
+    /// Bytes of their frames.
+    pub outstanding_bytes: u64,
     /// Wall minus boot time of each boot that saw the right time, oldest first.
     pub boots: Vec<Boot>,
-    /// Declarations not yet delivered, as the record room writes them.
+    /// Declarations not yet delivered, as the spool writes them.
     pub declarations: Vec<serde_json::Value>,
 }
 
@@ -81,7 +98,12 @@ impl Book {
             Some(known) => known.offset_ms = offset_ms,
             None => self.boots.push(Boot { id: boot.to_owned(), offset_ms }),
         }
-        let excess = self.boots.len().saturating_sub(MAX_BOOTS);
+        self.keep_boots(MAX_BOOTS);
+    }
+
+    /// Forgets all boots but the `count` newest.
+    pub fn keep_boots(&mut self, count: usize) {
+        let excess = self.boots.len().saturating_sub(count);
         self.boots.drain(..excess);
     }
 }
@@ -89,34 +111,46 @@ impl Book {
 /// The open ledger.
 #[derive(Debug)]
 pub struct Ledger {
-    file: File,
     path: PathBuf,
+    /// None where the file could not be opened for writing so far.
+    file: Option<File>,
     edition: u64,
     book: Book,
-    found: bool,
+    /// The text of the newest slot.
+    durable: Option<Vec<u8>>,
 }
 
 impl Ledger {
-    /// Opens or creates the ledger in `folder`, which must exist.
+    /// Opens or creates the ledger in `folder`, which must exist. Where the
+    /// file system takes nothing it is read as it is, and each
+    /// [`Ledger::commit`] tries again.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let path = folder.join(FILE_NAME);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|source| Error::Io { verb: "opened", path: path.clone(), source })?;
-        let newest =
-            [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|r| r.0);
-        let found = newest.is_some();
-        let (edition, book) = newest.unwrap_or_default();
-        Ok(Self { file, path, edition, book, found })
+        let (file, found) = match for_writing(folder, &path) {
+            Ok(file) => {
+                let found = newest(&file, &path)?;
+                (Some(file), found)
+            }
+            Err(e) if takes_nothing(&e) => (None, read(&path)?),
+            Err(source) => return Err(Error::Io { verb: "opened", path, source }),
+        };
+        let (edition, text, book) = match found {
+            Some(Found { edition, text, book, .. }) => (edition, Some(text), book),
+            None => Default::default(),
+        };
+        Ok(Self { path, file, edition, book, durable: text })
     }
 
-    /// Whether a readable slot was there when it was opened.
+    /// What the ledger in `folder` says; changes nothing. `None` if there is
+    /// none, or none that can be read.
+    pub fn peek(folder: &Path) -> Result<Option<Book>, Error> {
+        Ok(read(&folder.join(FILE_NAME))?.map(|found| found.book))
+    }
+
+    /// Whether a readable slot was there when it was opened, or has been
+    /// written since.
     pub fn found(&self) -> bool {
-        self.found
+        self.durable.is_some()
     }
 
     pub fn book(&self) -> &Book {
@@ -127,54 +161,156 @@ impl Ledger {
         &mut self.book
     }
 
-    /// Writes the book into the other slot and makes it durable.
+    /// Writes the book into the other slot and makes it durable. A book that
+    /// says what the durable one says is not written.
     pub fn commit(&mut self) -> Result<(), Error> {
-        let mut book = self.book.clone();
-        book.outstanding.merge_to(MAX_RANGES);
-        let text = serde_json::to_vec(&book).unwrap_or_default();
-        let bytes = seal(self.edition + 1, &text);
-        if bytes.len() as u64 > SLOT_BYTES {
-            return Err(Error::TooLong { devices: book.declarations.len() });
+        self.write(MAX_RANGES)
+    }
+
+    /// The same with all ranges as they are, however many: for a clean stop,
+    /// after which nothing may be delivered twice.
+    pub fn commit_exactly(&mut self) -> Result<(), Error> {
+        self.write(usize::MAX)
+    }
+
+    fn write(&mut self, max_ranges: usize) -> Result<(), Error> {
+        let text = if self.book.outstanding.ranges() > max_ranges {
+            let mut book = self.book.clone();
+            book.outstanding.merge_to(max_ranges);
+            serde_json::to_vec(&book)
+        } else {
+            serde_json::to_vec(&self.book)
+        };
+        let text = text.unwrap_or_default();
+        if self.durable.as_ref() == Some(&text) {
+            return Ok(());
         }
-        let at = ((self.edition + 1) % 2) * SLOT_BYTES;
-        let write = self.file.write_all_at(&bytes, at).and_then(|()| self.file.sync_data());
-        write.map_err(|source| Error::Io { verb: "written", path: self.path.clone(), source })?;
-        self.edition += 1;
+        let edition = self.edition + 1;
+        let bytes = seal(edition, &text);
+        if bytes.len() as u64 > SLOT_BYTES {
+            let declarations = self.book.declarations.len();
+            return Err(Error::TooLong { path: self.path.clone(), declarations });
+        }
+        self.put(&bytes, edition).map_err(|source| Error::Io {
+            verb: "written",
+            path: self.path.clone(),
+            source,
+        })?;
+        (self.edition, self.durable) = (edition, Some(text));
         Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8], edition: u64) -> io::Result<()> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => for_writing(self.path.parent().unwrap_or(Path::new(".")), &self.path)?,
+        };
+        let file = self.file.insert(file);
+        file.write_all_at(bytes, (edition % 2) * SLOT_BYTES)?;
+        file.sync_data()
+    }
+}
+
+/// Whether the file system refuses to be written to, by whomever.
+pub fn takes_nothing(error: &io::Error) -> bool {
+    let kinds = [ErrorKind::ReadOnlyFilesystem, ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+    kinds.contains(&error.kind())
+}
+
+fn for_writing(folder: &Path, path: &Path) -> io::Result<File> {
+    let is_new = !path.exists();
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    if is_new {
+        let zeros = vec![0; RESERVED_BYTES];
+        file.write_all_at(&zeros, 0)?;
+        file.write_all_at(&zeros, SLOT_BYTES)?;
+        file.sync_all()?;
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(file)
+}
+
+fn read(path: &Path) -> Result<Option<Found>, Error> {
+    match File::open(path) {
+        Ok(file) => newest(&file, path),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { verb: "read", path: path.to_owned(), source }),
+    }
+}
+
+/// A slot that is as it was written.
+struct Found {
+    version: u8,
+    edition: u64,
+    text: Vec<u8>,
+    book: Book,
+}
+
+fn newest(file: &File, path: &Path) -> Result<Option<Found>, Error> {
+    let slots = [0, 1].map(|slot| read_slot(file, slot));
+    let written = slots.iter().any(|slot| !matches!(slot, Ok(None)));
+    let newest = slots.into_iter().filter_map(|slot| slot.ok().flatten());
+    match newest.max_by_key(|found| found.edition) {
+        Some(Found { version, .. }) if version > VERSION => {
+            Err(Error::Newer { path: path.to_owned(), version })
+        }
+        None if written => {
+            tracing::error!(
+                path = %path.display(),
+                "the ledger cannot be read: whatever the spool holds counts as not delivered"
+            );
+            Ok(None)
+        }
+        found => Ok(found),
     }
 }
 
 fn seal(edition: u64, text: &[u8]) -> Vec<u8> {
-    let mut rest = Vec::with_capacity(HEADER_BYTES + text.len());
-    rest.extend((text.len() as u32).to_le_bytes());
-    rest.extend(edition.to_le_bytes());
-    rest.extend(text);
-    let mut bytes = Vec::with_capacity(rest.len() + 8);
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + text.len() + CRC_BYTES);
     bytes.extend(MAGIC);
-    bytes.extend(crc32c::crc32c(&rest).to_le_bytes());
-    bytes.extend(rest);
+    bytes.push(VERSION);
+    bytes.extend((text.len() as u32).to_le_bytes());
+    bytes.extend(edition.to_le_bytes());
+    bytes.extend(text);
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
     bytes
 }
 
-fn read_slot(file: &File, slot: u64) -> Option<(u64, Book)> {
-    let mut header = [0; HEADER_BYTES];
-    file.read_exact_at(&mut header, slot * SLOT_BYTES).ok()?;
-    let (magic, rest) = header.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let (length, edition) = rest.split_first_chunk::<4>()?;
-    let length_bytes = u32::from_le_bytes(*length) as usize;
-    if *magic != MAGIC || length_bytes as u64 > SLOT_BYTES {
-        return None;
+/// A slot's bytes were written and are not what was written.
+struct Damaged;
+
+/// `None` where nothing was ever written.
+fn read_slot(file: &File, slot: u64) -> Result<Option<Found>, Damaged> {
+    let mut bytes = vec![0; HEADER_BYTES];
+    match file.read_exact_at(&mut bytes, slot * SLOT_BYTES) {
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        result => result.map_err(|_| Damaged)?,
     }
-    let mut body = rest.to_vec();
-    body.resize(rest.len() + length_bytes, 0);
-    let text = body.get_mut(rest.len()..)?;
-    file.read_exact_at(text, slot * SLOT_BYTES + HEADER_BYTES as u64).ok()?;
-    if crc32c::crc32c(&body) != u32::from_le_bytes(*crc) {
-        return None;
+    if bytes.iter().all(|&byte| byte == 0) {
+        return Ok(None);
     }
-    let book = serde_json::from_slice(body.get(rest.len()..)?).ok()?;
-    Some((u64::from_le_bytes(*edition.first_chunk::<8>()?), book))
+    let [m, a, g, version, l0, l1, l2, l3, edition @ ..] =
+        *bytes.first_chunk::<HEADER_BYTES>().ok_or(Damaged)?;
+    let length = u32::from_le_bytes([l0, l1, l2, l3]);
+    if [m, a, g] != MAGIC || u64::from(length) > SLOT_BYTES {
+        return Err(Damaged);
+    }
+    bytes.resize(HEADER_BYTES + length as usize + CRC_BYTES, 0);
+    let rest = bytes.get_mut(HEADER_BYTES..).ok_or(Damaged)?;
+    file.read_exact_at(rest, slot * SLOT_BYTES + HEADER_BYTES as u64).map_err(|_| Damaged)?;
+    let (body, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(Damaged)?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+        return Err(Damaged);
+    }
+    let text = body.get(HEADER_BYTES..).ok_or(Damaged)?.to_vec();
+    let edition = u64::from_le_bytes(edition);
+    let book = match serde_json::from_slice(&text) {
+        Ok(book) => book,
+        // A newer text need not be one of ours.
+        Err(_) if version > VERSION => Book::default(),
+        Err(_) => return Err(Damaged),
+    };
+    Ok(Some(Found { version, edition, text, book }))
 }
 
 #[cfg(test)]
@@ -197,6 +333,7 @@ mod tests {
         assert!(ledger.found());
         assert_eq!(ledger.book().run, 3);
         assert!(ledger.book().outstanding.contains(2));
+        assert_eq!(Ledger::peek(folder.path()).unwrap().as_ref(), Some(ledger.book()));
     }
 
     #[test]
@@ -204,16 +341,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         (1..=2).for_each(|run| at_run(folder.path(), run));
         let path = folder.path().join(FILE_NAME);
-        let good = std::fs::read(&path).unwrap();
-        let second_slot_ends = good.len();
-        let first_text = HEADER_BYTES + 40;
-        for at in (0..first_text).chain(SLOT_BYTES as usize..second_slot_ends) {
-            let mut bad = good.clone();
-            bad[at] ^= 0x10;
-            std::fs::write(&path, &bad).unwrap();
-            let run = Ledger::open(folder.path()).unwrap().book().run;
-            assert!(run == 1 || run == 2, "byte {at}: run {run}");
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let text_bytes = serde_json::to_vec(Ledger::open(folder.path()).unwrap().book()).unwrap();
+        for slot in [0, SLOT_BYTES] {
+            for at in 0..(HEADER_BYTES + text_bytes.len()) as u64 {
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, slot + at).unwrap();
+                file.write_all_at(&[byte[0] ^ 0x12], slot + at).unwrap();
+                let run = Ledger::open(folder.path()).unwrap().book().run;
+                assert!(run == 1 || run == 2, "byte {at} of slot at {slot}: run {run}");
+                file.write_all_at(&byte, slot + at).unwrap();
+            }
         }
+    }
+
+    #[test]
+    fn a_cut_in_the_middle_of_a_write_leaves_the_other_slot() {
+        let folder = tempfile::tempdir().unwrap();
+        (1..=2).for_each(|run| at_run(folder.path(), run));
+        let bytes = seal(3, &serde_json::to_vec(&Book { run: 3, ..Book::default() }).unwrap());
+        let path = folder.path().join(FILE_NAME);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        for cut in 0..bytes.len() {
+            file.write_all_at(&bytes[..cut], SLOT_BYTES).unwrap();
+            assert_eq!(Ledger::open(folder.path()).unwrap().book().run, 2, "cut at {cut}");
+        }
+        file.write_all_at(&bytes, SLOT_BYTES).unwrap();
+        assert_eq!(Ledger::open(folder.path()).unwrap().book().run, 3);
     }
 
     #[test]
@@ -226,10 +380,68 @@ mod tests {
     }
 
     #[test]
+    fn a_newer_ledger_is_refused_and_a_flipped_version_bit_is_not_one() {
+        let folder = tempfile::tempdir().unwrap();
+        at_run(folder.path(), 1);
+        let path = folder.path().join(FILE_NAME);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        let mut newer = seal(2, b"something else");
+        newer[3] = VERSION + 1;
+        file.write_all_at(&newer, 0).unwrap();
+        assert_eq!(Ledger::open(folder.path()).unwrap().book().run, 1);
+        let body = newer.len() - CRC_BYTES;
+        let crc = crc32c::crc32c(&newer[..body]);
+        newer[body..].copy_from_slice(&crc.to_le_bytes());
+        file.write_all_at(&newer, 0).unwrap();
+        let error = Ledger::open(folder.path()).unwrap_err();
+        assert!(matches!(error, Error::Newer { version: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_durable_is_not_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        at_run(folder.path(), 1);
+        let mut ledger = Ledger::open(folder.path()).unwrap();
+        let before = ledger.edition;
+        ledger.commit().unwrap();
+        assert_eq!(ledger.edition, before);
+        ledger.book_mut().run = 2;
+        ledger.commit().unwrap();
+        assert_eq!(ledger.edition, before + 1);
+    }
+
+    #[test]
+    fn a_commit_changes_neither_size_nor_space() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        at_run(folder.path(), 1);
+        let of_file = || {
+            let meta = std::fs::metadata(folder.path().join(FILE_NAME)).unwrap();
+            (meta.len(), meta.blocks())
+        };
+        let before = of_file();
+        (2..20).for_each(|run| at_run(folder.path(), run));
+        assert_eq!(of_file(), before);
+    }
+
+    #[test]
+    fn many_ranges_are_merged_but_for_a_clean_stop() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(folder.path()).unwrap();
+        (0..1000).for_each(|n| ledger.book_mut().outstanding.insert(n * 2));
+        ledger.commit().unwrap();
+        let merged = Ledger::open(folder.path()).unwrap().book().outstanding.clone();
+        assert_eq!(merged.ranges(), MAX_RANGES);
+        assert!((0..1000).all(|n| merged.contains(n * 2)));
+        ledger.commit_exactly().unwrap();
+        assert_eq!(Ledger::open(folder.path()).unwrap().book().outstanding.ranges(), 1000);
+    }
+
+    #[test]
     fn a_boot_keeps_its_last_offset() {
         let mut book = Book::default();
-        (0..100).for_each(|n| book.set_offset(&format!("{n}"), n));
-        book.set_offset("99", -5);
+        (0..1000).for_each(|n| book.set_offset(&format!("{n}"), n));
+        book.set_offset("999", -5);
         assert_eq!(book.boots.len(), MAX_BOOTS);
         assert_eq!(book.boots.last().unwrap().offset_ms, -5);
     }

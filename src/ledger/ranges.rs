@@ -66,7 +66,7 @@ impl Ranges {
     }
 
     pub fn contains(&self, n: u64) -> bool {
-        self.0.range(..=n).next_back().is_some_and(|(_, &to)| to >= n)
+        self.around(n).is_some()
     }
 
     /// Whether any of `first..=last` is in the set.
@@ -79,13 +79,65 @@ impl Ranges {
         if self.contains(n) { Some(n) } else { self.0.range(n..).next().map(|(&from, _)| from) }
     }
 
+    /// The lowest number from `n` on that is not in the set.
+    pub fn absent_from(&self, n: u64) -> u64 {
+        self.around(n).map_or(n, |(_, last)| last.saturating_add(1))
+    }
+
+    /// The highest member that is not above `n`.
+    pub fn at_or_before(&self, n: u64) -> Option<u64> {
+        self.0.range(..=n).next_back().map(|(_, &to)| to.min(n))
+    }
+
+    /// The range that holds `n`.
+    pub fn around(&self, n: u64) -> Option<(u64, u64)> {
+        let (&from, &to) = self.0.range(..=n).next_back()?;
+        (to >= n).then_some((from, to))
+    }
+
+    /// The lowest member.
+    pub fn first(&self) -> Option<u64> {
+        self.0.first_key_value().map(|(&from, _)| from)
+    }
+
+    /// The highest member.
+    pub fn last(&self) -> Option<u64> {
+        self.0.last_key_value().map(|(_, &to)| to)
+    }
+
+    /// The members of `first..=last`.
+    pub fn within(&self, first: u64, last: u64) -> Self {
+        let mut within = self.clone();
+        if let Some(below) = first.checked_sub(1) {
+            within.remove_range(0, below);
+        }
+        if let Some(above) = last.checked_add(1) {
+            within.remove_range(above, u64::MAX);
+        }
+        within
+    }
+
+    /// The `count` lowest members.
+    pub fn lowest(&self, mut count: u64) -> Self {
+        let mut lowest = Self::default();
+        for (from, to) in self.iter() {
+            if count == 0 {
+                break;
+            }
+            let to = to.min(from.saturating_add(count - 1));
+            lowest.insert_range(from, to);
+            count -= to - from + 1;
+        }
+        lowest
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// How many numbers are in the set.
     pub fn count(&self) -> u64 {
-        self.0.iter().map(|(from, to)| to - from + 1).sum()
+        self.0.iter().fold(0, |sum, (from, to)| sum.saturating_add((to - from).saturating_add(1)))
     }
 
     /// How many ranges hold them.
@@ -122,6 +174,10 @@ mod tests {
 
     use super::*;
 
+    fn members(ranges: &Ranges) -> BTreeSet<u64> {
+        ranges.iter().flat_map(|(first, last)| first..=last).collect()
+    }
+
     proptest! {
         #[test]
         fn ranges_are_a_set(steps in prop::collection::vec((any::<bool>(), 0u64..60, 0u64..9), 0..60)) {
@@ -135,13 +191,20 @@ mod tests {
                     ranges.remove_range(first, last);
                     set.retain(|n| !(first..=last).contains(n));
                 }
-                for n in 0..70 {
-                    prop_assert_eq!(ranges.contains(n), set.contains(&n));
-                    prop_assert_eq!(ranges.at_or_after(n), set.range(n..).next().copied());
-                }
+                prop_assert_eq!((ranges.first(), ranges.last()), (set.first().copied(), set.last().copied()));
+                let within = set.range(first..=last).copied().collect();
+                prop_assert_eq!(members(&ranges.within(first, last)), within);
                 prop_assert_eq!(ranges.count(), set.len() as u64);
                 let apart = ranges.iter().zip(ranges.iter().skip(1)).all(|(a, b)| a.1 + 1 < b.0);
                 prop_assert!(apart);
+            }
+            for n in 0..70 {
+                prop_assert_eq!(ranges.contains(n), set.contains(&n));
+                prop_assert_eq!(ranges.at_or_after(n), set.range(n..).next().copied());
+                prop_assert_eq!(ranges.at_or_before(n), set.range(..=n).next_back().copied());
+                prop_assert_eq!(Some(ranges.absent_from(n)), (n..).find(|n| !set.contains(n)));
+                let lowest: BTreeSet<u64> = set.iter().take(n as usize).copied().collect();
+                prop_assert_eq!(members(&ranges.lowest(n)), lowest);
             }
         }
 

@@ -20,7 +20,7 @@ pub struct Gap {
 }
 
 /// Why the rest of a gap will not arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GapReason {
     /// The spool was full.
@@ -32,22 +32,6 @@ pub enum GapReason {
 }
 
 impl Gap {
-    /// Takes `other` in if it follows directly or overlaps; else says false.
-    pub fn absorb(&mut self, other: &Gap) -> bool {
-        let same = self.device == other.device
-            && self.run == other.run
-            && self.reason == other.reason
-            && self.kept == 0
-            && other.kept == 0;
-        let touches = other.first_seq <= self.last_seq.saturating_add(1)
-            && self.first_seq <= other.last_seq.saturating_add(1);
-        if same && touches {
-            self.first_seq = self.first_seq.min(other.first_seq);
-            self.last_seq = self.last_seq.max(other.last_seq);
-        }
-        same && touches
-    }
-
     /// Appends the marker's JSON object and `\n`. `timestamp_ms` is when it is
     /// said, `timestamp_sent` the partition.
     pub fn render(&self, timestamp_ms: i64, timestamp_sent: &str, out: &mut Vec<u8>) {
@@ -76,31 +60,19 @@ impl Gap {
 mod tests {
     use super::*;
 
-    fn gap(first_seq: u64, last_seq: u64) -> Gap {
-        Gap {
-            device: "a".into(),
-            run: Run(1),
-            first_seq,
-            last_seq,
-            kept: 0,
-            reason: GapReason::Evicted,
-            simulated: false,
-        }
-    }
-
-    #[test]
-    fn neighbouring_gaps_become_one() {
-        let mut first = gap(0, 9);
-        assert!(first.absorb(&gap(10, 19)));
-        assert_eq!((first.first_seq, first.last_seq), (0, 19));
-        assert!(!first.absorb(&gap(21, 30)));
-        assert!(!first.absorb(&Gap { run: Run(2), ..gap(20, 21) }));
-    }
-
     #[test]
     fn a_marker_is_a_row_without_seq() {
         let mut out = Vec::new();
-        gap(3, 4).render(0, "2026-11-24 02", &mut out);
+        let gap = Gap {
+            device: "a".into(),
+            run: Run(1),
+            first_seq: 3,
+            last_seq: 4,
+            kept: 0,
+            reason: GapReason::Evicted,
+            simulated: false,
+        };
+        gap.render(0, "2026-11-24 02", &mut out);
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value["marker"]["reason"], "evicted");
         assert_eq!(value["marker"]["last_seq"], 4);

@@ -2,7 +2,9 @@
 //!
 //! A chunk is the unit of durability and acknowledgement: consecutive samples
 //! of one device and run. A frame is a chunk's bytes; it verifies by itself,
-//! wherever it is found, and never changes. Little-endian:
+//! wherever it is found, and what it says never changes: its number is given
+//! when it goes to disk. Where the payload is damaged, the head still says
+//! what is missing. Little-endian:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -19,8 +21,12 @@
 //! | 4 | length of the payload before compression |
 //! | 16 | boot id |
 //! | 1 + n | device id |
+//! | 4 | CRC32C of all before it |
 //! | … | payload, LZ4 block: per entry seq, wall ms, boot ms (8 each), flags (1), body length (4), body |
 //! | 4 | CRC32C of all before it |
+//!
+//! Magic, version, length and the last CRC stay where they are in later
+//! versions, so that a newer frame is told from a damaged one.
 
 use std::sync::Arc;
 
@@ -39,7 +45,10 @@ pub const MAX_FRAME_BYTES: usize = 7 * 1024;
 const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
 
 const FIXED_BYTES: usize = 4 + 1 + 1 + 1 + 1 + 4 + 8 + 8 + 8 + 8 + 4 + 4 + 16 + 1;
+const NUMBER_AT: usize = 12;
 const CRC_BYTES: usize = 4;
+/// An entry's bytes in a payload without its body.
+const ENTRY_BYTES: usize = 8 + 8 + 8 + 1 + 4;
 const FLAG_FOREIGN: u8 = 1;
 const FLAG_SIMULATED: u8 = 2;
 const FLAG_SYNCED: u8 = 1;
@@ -49,9 +58,7 @@ const FLAG_SYNCED: u8 = 1;
 pub enum FrameError {
     #[error("no frame begins here")]
     NoMagic,
-    #[error(
-        "the frame is of version {0}, which is newer than this agent: install that agent again"
-    )]
+    #[error("the frame is of version {0}, newer than this agent: install that agent again")]
     Newer(u8),
     #[error("the frame is cut short")]
     Short,
@@ -78,6 +85,13 @@ pub struct Chunk {
     pub entries: Vec<Entry>,
 }
 
+/// When and on which boot something was sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    pub boot: BootId,
+    pub at: Moment,
+}
+
 /// One sample of a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -90,7 +104,7 @@ pub struct Entry {
 impl Entry {
     /// Its bytes in a payload before compression.
     pub fn payload_bytes(&self) -> usize {
-        8 + 8 + 8 + 1 + 4 + self.body.len()
+        ENTRY_BYTES + self.body.len()
     }
 }
 
@@ -107,7 +121,7 @@ impl Chunk {
             payload.extend(entry.body.as_bytes());
         }
         let packed = lz4_flex::block::compress(&payload);
-        let length = FIXED_BYTES + self.device.len() + packed.len() + CRC_BYTES;
+        let length = FIXED_BYTES + self.device.len() + CRC_BYTES + packed.len() + CRC_BYTES;
         let foreign = if self.foreign { FLAG_FOREIGN } else { 0 };
         let simulated = if self.simulated { FLAG_SIMULATED } else { 0 };
         let mut frame = Vec::with_capacity(length);
@@ -122,6 +136,7 @@ impl Chunk {
         frame.extend(self.boot.0);
         frame.push(self.device.len() as u8);
         frame.extend(self.device.as_bytes());
+        frame.extend(crc32c::crc32c(&frame).to_le_bytes());
         frame.extend(packed);
         frame.extend(crc32c::crc32c(&frame).to_le_bytes());
         frame
@@ -130,9 +145,8 @@ impl Chunk {
     /// Reads a frame from the front of `bytes`; what follows it is ignored.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let (header, frame) = Header::read(bytes)?;
-        let packed = frame
-            .get(FIXED_BYTES + header.device.len()..frame.len() - CRC_BYTES)
-            .ok_or(FrameError::Contents)?;
+        let packed =
+            frame.get(header.bytes()..frame.len() - CRC_BYTES).ok_or(FrameError::Contents)?;
         let payload = lz4_flex::block::decompress(packed, header.payload_bytes)
             .map_err(|_| FrameError::Contents)?;
         let entries = read_entries(&payload, header.entries).ok_or(FrameError::Contents)?;
@@ -151,8 +165,7 @@ impl Chunk {
         })
     }
 
-    /// The two halves of a chunk, numbered `number` and `number + 1`; a chunk
-    /// of one entry stays whole.
+    /// The two halves of a chunk; a chunk of one entry stays whole.
     pub fn split(mut self) -> (Self, Option<Self>) {
         if self.entries.len() < 2 {
             return (self, None);
@@ -161,19 +174,32 @@ impl Chunk {
         let Some(boundary) = rest.first().map(|entry| entry.seq) else {
             return (self, None);
         };
-        let second = Self {
-            number: self.number + 1,
-            first_seq: boundary,
-            entries: rest,
-            device: Arc::clone(&self.device),
-            ..self
-        };
+        let device = Arc::clone(&self.device);
+        let second = Self { first_seq: boundary, entries: rest, device, ..self };
         self.last_seq = boundary - 1;
         (self, Some(second))
     }
+
+    /// When its first entry was sampled.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.entries.first().map(|entry| Stamp { boot: self.boot, at: entry.at })
+    }
 }
 
-/// A frame's head, verified, its payload still packed.
+/// `frame`, whole and sound, under another number.
+pub fn renumbered(frame: &[u8], number: u64) -> Option<Vec<u8>> {
+    let (header, _) = Header::read(frame).ok()?;
+    let (head, body) = (header.bytes() - CRC_BYTES, frame.len() - CRC_BYTES);
+    let mut frame = frame.to_vec();
+    frame.get_mut(NUMBER_AT..NUMBER_AT + 8)?.copy_from_slice(&number.to_le_bytes());
+    for end in [head, body] {
+        let crc = crc32c::crc32c(frame.get(..end)?);
+        frame.get_mut(end..end + CRC_BYTES)?.copy_from_slice(&crc.to_le_bytes());
+    }
+    Some(frame)
+}
+
+/// A frame's head, its payload still packed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header<'a> {
     pub number: u64,
@@ -198,51 +224,73 @@ impl<'a> Header<'a> {
         if reader.array() != Some(MAGIC) {
             return Err(FrameError::NoMagic);
         }
-        let [version, flags, stride_log2, revision] = reader.array().ok_or(FrameError::Short)?;
-        if version > VERSION {
-            return Err(FrameError::Newer(version));
-        }
+        let [version, ..] = reader.array::<4>().ok_or(FrameError::Short)?;
         let length = reader.u32().ok_or(FrameError::Short)? as usize;
-        if length < FIXED_BYTES + CRC_BYTES {
-            return Err(FrameError::Contents);
-        }
         let frame = bytes.get(..length).ok_or(FrameError::Short)?;
         let (body, crc) = frame.split_last_chunk::<CRC_BYTES>().ok_or(FrameError::Short)?;
         if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
             return Err(FrameError::Checksum);
         }
-        let header = (|| {
-            let number = reader.u64()?;
-            let run = Run(reader.u64()?);
-            let (first_seq, last_seq) = (reader.u64()?, reader.u64()?);
-            let (entries, payload_bytes) = (reader.u32()? as usize, reader.u32()? as usize);
-            let boot = BootId(reader.array()?);
-            let [device_bytes] = reader.array()?;
-            let device = std::str::from_utf8(reader.take(device_bytes.into())?).ok()?;
-            let sound = payload_bytes <= MAX_PAYLOAD_BYTES && first_seq <= last_seq;
-            let (simulated, foreign) = (flags & FLAG_SIMULATED != 0, flags & FLAG_FOREIGN != 0);
-            sound.then_some(Self {
-                number,
-                device,
-                run,
-                boot,
-                simulated,
-                foreign,
-                stride_log2,
-                revision,
-                first_seq,
-                last_seq,
-                entries,
-                payload_bytes,
-            })
-        })();
-        Ok((header.ok_or(FrameError::Contents)?, frame))
+        if version > VERSION {
+            return Err(FrameError::Newer(version));
+        }
+        Ok((Self::head(bytes)?, frame))
+    }
+
+    /// Checks and reads the head alone: what a damaged payload was about.
+    pub fn head(bytes: &'a [u8]) -> Result<Self, FrameError> {
+        let mut reader = Reader(bytes);
+        if reader.array() != Some(MAGIC) {
+            return Err(FrameError::NoMagic);
+        }
+        let header = Self::fields(&mut reader).ok_or(FrameError::Short)?;
+        let crc = reader.array().map(u32::from_le_bytes).ok_or(FrameError::Short)?;
+        let head = bytes.get(..header.bytes() - CRC_BYTES).ok_or(FrameError::Short)?;
+        if crc32c::crc32c(head) != crc {
+            return Err(FrameError::Checksum);
+        }
+        let sound = header.payload_bytes <= MAX_PAYLOAD_BYTES
+            && header.first_seq <= header.last_seq
+            && header.entries > 0;
+        if sound { Ok(header) } else { Err(FrameError::Contents) }
+    }
+
+    /// What follows the magic, up to the head's CRC.
+    fn fields(reader: &mut Reader<'a>) -> Option<Self> {
+        let [_, flags, stride_log2, revision] = reader.array()?;
+        let _length = reader.u32()?;
+        let number = reader.u64()?;
+        let run = Run(reader.u64()?);
+        let (first_seq, last_seq) = (reader.u64()?, reader.u64()?);
+        let (entries, payload_bytes) = (reader.u32()? as usize, reader.u32()? as usize);
+        let boot = BootId(reader.array()?);
+        let [device_bytes] = reader.array()?;
+        let device = std::str::from_utf8(reader.take(device_bytes.into())?).ok()?;
+        Some(Self {
+            number,
+            device,
+            run,
+            boot,
+            simulated: flags & FLAG_SIMULATED != 0,
+            foreign: flags & FLAG_FOREIGN != 0,
+            stride_log2,
+            revision,
+            first_seq,
+            last_seq,
+            entries,
+            payload_bytes,
+        })
+    }
+
+    /// The head's bytes in the frame, CRC included.
+    fn bytes(&self) -> usize {
+        FIXED_BYTES + self.device.len() + CRC_BYTES
     }
 }
 
 fn read_entries(payload: &[u8], count: usize) -> Option<Vec<Entry>> {
     let mut reader = Reader(payload);
-    let mut entries = Vec::with_capacity(count.min(payload.len()));
+    let mut entries = Vec::with_capacity(count.min(payload.len() / ENTRY_BYTES));
     for _ in 0..count {
         let seq = reader.u64()?;
         let wall_ms = reader.u64()?.cast_signed();
@@ -329,6 +377,42 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             prop_assert!(Chunk::decode(&bytes).is_err());
+        }
+
+        #[test]
+        fn a_damaged_payload_leaves_the_head(chunk in chunks(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+            let mut bytes = chunk.encode();
+            let head = FIXED_BYTES + chunk.device.len() + CRC_BYTES;
+            let at = head + at.index(bytes.len() - head);
+            bytes[at] ^= 1 << bit;
+            let header = Header::head(&bytes).unwrap();
+            let told = (header.device, header.run, header.first_seq, header.last_seq);
+            prop_assert_eq!(told, (&*chunk.device, chunk.run, chunk.first_seq, chunk.last_seq));
+        }
+
+        #[test]
+        fn no_changed_bit_of_a_head_goes_unnoticed(chunk in chunks(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+            let mut bytes = chunk.encode();
+            let at = at.index(FIXED_BYTES + chunk.device.len() + CRC_BYTES);
+            bytes[at] ^= 1 << bit;
+            prop_assert!(Header::head(&bytes).is_err());
+        }
+
+        #[test]
+        fn another_number_changes_nothing_else(chunk in chunks(), number in any::<u64>()) {
+            let frame = renumbered(&chunk.encode(), number).unwrap();
+            prop_assert_eq!(Chunk::decode(&frame), Ok(Chunk { number, ..chunk }));
+        }
+
+        #[test]
+        fn a_newer_frame_is_told_from_a_damaged_one(chunk in chunks(), version in 2..=u8::MAX) {
+            let mut frame = chunk.encode();
+            frame[MAGIC.len()] = version;
+            prop_assert_eq!(Chunk::decode(&frame), Err(FrameError::Checksum));
+            let body = frame.len() - CRC_BYTES;
+            let crc = crc32c::crc32c(&frame[..body]);
+            frame[body..].copy_from_slice(&crc.to_le_bytes());
+            prop_assert_eq!(Chunk::decode(&frame), Err(FrameError::Newer(version)));
         }
 
         #[test]

@@ -1,12 +1,18 @@
 //! Claiming a spool folder: one agent a folder, and a run of its own.
+//!
+//! A folder that cannot be made or may not be written to is an error at start:
+//! somebody has to say where else. One that exists and takes nothing now, for
+//! the disk is full or read-only, is claimed all the same: samples stay in RAM
+//! until it does.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::ledger::{self, Ledger};
 use crate::record::Run;
@@ -14,6 +20,11 @@ use crate::spool::Settings;
 use crate::spool::policy::Bounds;
 
 const LOCK: &str = "lock";
+
+/// How often and how long a folder that is held is waited for: an agent that
+/// ends, or somebody who looks into it, holds it a moment longer.
+const LOCK_TRIES: u32 = 10;
+const LOCK_WAIT: Duration = Duration::from_millis(20);
 
 /// What a power cut may take on a disk or an SSD.
 const MAX_LOSS_DISK: Duration = Duration::from_secs(10);
@@ -45,8 +56,9 @@ pub struct Claim {
     pub(super) bounds: Bounds,
     pub(super) max_loss: Duration,
     pub(super) ledger: Ledger,
+    /// None where there is neither a lock file nor a way to make one.
+    pub(super) lock: Option<File>,
     run: Run,
-    _lock: &'static File,
 }
 
 impl Claim {
@@ -66,14 +78,11 @@ impl Claim {
         Ok(claim)
     }
 
-    /// Locks the folder and opens its ledger, changing nothing in it.
+    /// Locks the folder and opens its ledger, creating what is missing, and
+    /// changes nothing else.
     pub fn of_folder(settings: &Settings) -> Result<Self, Error> {
         let folder = settings.path.clone();
-        let fail = |verb| {
-            let path = folder.clone();
-            move |source| Error::Io { verb, path, source }
-        };
-        fs::create_dir_all(&folder).map_err(fail("created"))?;
+        create(&folder)?;
         let lock = lock(&folder)?;
         Ok(Self {
             bounds: Bounds::new(settings),
@@ -81,9 +90,7 @@ impl Claim {
             ledger: Ledger::open(&folder)?,
             run: Run(0),
             folder,
-            // Held until the process ends: the spool's thread may outlive its
-            // handle by a commit.
-            _lock: Box::leak(Box::new(lock)),
+            lock,
         })
     }
 
@@ -98,28 +105,83 @@ impl Claim {
     }
 }
 
-fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join(LOCK);
-    let fail = |source: std::io::Error| Error::Io { verb: "written", path: folder.into(), source };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(fail)?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let mut pid = String::new();
-        let _ = file.read_to_string(&mut pid);
-        let pid = pid.trim().to_owned();
-        let pid = if pid.is_empty() { "unknown".to_owned() } else { pid };
-        return Err(Error::Held { path: folder.into(), pid });
+/// Creates `folder` and what is missing above it, each durably.
+fn create(folder: &Path) -> Result<(), Error> {
+    if folder.is_dir() {
+        return Ok(());
     }
-    let pid = format!("{}\n", std::process::id());
-    // The lock is what counts; a full disk may leave the pid out.
-    let _ =
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(pid.as_bytes()));
+    let parent = match folder.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => folder,
+    };
+    if parent != folder {
+        create(parent)?;
+    }
+    let created = match fs::create_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        created => created,
+    };
+    let synced = created.and_then(|()| File::open(parent)?.sync_all());
+    synced.map_err(|source| Error::Io { verb: "created", path: folder.into(), source })
+}
+
+/// The lock, with our pid in it.
+fn lock(folder: &Path) -> Result<Option<File>, Error> {
+    let path = folder.join(LOCK);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = match file {
+        Err(e) if ledger::takes_nothing(&e) => File::open(&path).ok(),
+        file => {
+            let fail = |source| Error::Io { verb: "written", path: folder.into(), source };
+            Some(file.map_err(fail)?)
+        }
+    };
+    if let Some(file) = &file {
+        hold(file, FlockOperation::NonBlockingLockExclusive, folder)?;
+        let pid = format!("{}\n", std::process::id());
+        // The lock is what counts; a full disk may leave the pid out.
+        let mut file = file;
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(pid.as_bytes()));
+    }
     Ok(file)
+}
+
+fn hold(mut file: &File, how: FlockOperation, folder: &Path) -> Result<(), Error> {
+    let mut locked = flock(file, how);
+    for _ in 0..LOCK_TRIES {
+        if locked != Err(Errno::WOULDBLOCK) {
+            break;
+        }
+        std::thread::sleep(LOCK_WAIT);
+        locked = flock(file, how);
+    }
+    match locked {
+        Err(Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            let pid = pid.trim().to_owned();
+            let pid = if pid.is_empty() { "unknown".to_owned() } else { pid };
+            Err(Error::Held { path: folder.into(), pid })
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the spool folder cannot be locked: see that one agent uses it");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// An error if an agent holds `folder`; changes nothing.
+pub(super) fn check_free(folder: &Path) -> Result<(), Error> {
+    match File::open(folder.join(LOCK)) {
+        Ok(file) => hold(&file, FlockOperation::NonBlockingLockShared, folder),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::Io { verb: "read", path: folder.into(), source }),
+    }
 }
 
 /// CRC32C of the machine-id; 0 where there is none.

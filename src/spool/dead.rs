@@ -1,63 +1,114 @@
 //! Dead letters: records that the sink will never take, set aside and counted.
+//!
+//! One JSON object a line in a plain file, so that an operator can read them
+//! while the agent runs. Two files of [`FILE_BYTES`] at most; then the older
+//! half goes. A line cut by a power cut is passed over.
 
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::spool::chunk::MAX_FRAME_BYTES;
-use crate::spool::store::{Opener, Store, StoreError};
+const FILE: &str = "dead-letters.ndjson";
+const OLDER: &str = "dead-letters.1.ndjson";
 
-const FOLDER: &str = "dead-letters";
+/// Bytes of one file at most.
+const FILE_BYTES: u64 = 256 * 1024;
 
-/// Letters kept at most; then the oldest go.
-const MAX_LETTERS: u64 = 1000;
+/// Characters of a reason at most: a service may answer with a page.
+const REASON_CHARS: usize = 200;
 
-/// Bytes of a reason at most: a service may answer with a page.
-const MAX_REASON_BYTES: usize = 512;
-
-/// The dead-letter store, opened at first need.
+/// The files in one spool folder.
+#[derive(Debug)]
 pub struct DeadLetters {
     folder: PathBuf,
-    opener: Box<dyn Opener>,
-    open: Option<(Box<dyn Store>, u64)>,
 }
 
 impl DeadLetters {
-    pub fn new(spool: &Path, opener: Box<dyn Opener>) -> Self {
-        Self { folder: spool.join(FOLDER), opener, open: None }
+    pub fn new(spool: &Path) -> Self {
+        Self { folder: spool.to_owned() }
     }
 
     /// Sets `record` (one JSON object) aside with the `reason`, durably.
-    pub fn bury(&mut self, reason: &str, record: &str) -> Result<(), StoreError> {
-        let reason: String = reason.chars().take(MAX_REASON_BYTES / 4).collect();
+    pub fn bury(&self, reason: &str, record: &str) -> io::Result<()> {
+        let reason: String = reason.chars().take(REASON_CHARS).collect();
         let letter = serde_json::json!({ "reason": reason, "record": record.trim_end() });
-        let mut letter = letter.to_string().into_bytes();
-        letter.truncate(MAX_FRAME_BYTES);
-        let (store, next) = self.store()?;
-        let number = *next;
-        *next += 1;
-        store.put(number, &letter)?;
-        if let Some(oldest) = number.checked_sub(MAX_LETTERS) {
-            store.remove(oldest)?;
+        let line = format!("{letter}\n");
+        let path = self.folder.join(FILE);
+        let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
+        if bytes > 0 && bytes + line.len() as u64 > FILE_BYTES {
+            fs::rename(&path, self.folder.join(OLDER))?;
         }
-        store.flush()
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+        if !ends_with_newline(&mut file)? {
+            file.write_all(b"\n")?;
+        }
+        file.write_all(line.as_bytes())?;
+        file.sync_data()?;
+        if bytes == 0 || bytes + line.len() as u64 > FILE_BYTES {
+            File::open(&self.folder)?.sync_all()?;
+        }
+        Ok(())
     }
 
     /// All letters, oldest first; none if nothing was ever refused.
-    pub fn list(&mut self) -> Result<Vec<serde_json::Value>, StoreError> {
-        if !self.folder.exists() {
-            return Ok(Vec::new());
+    pub fn list(&self) -> io::Result<Vec<serde_json::Value>> {
+        let mut letters = Vec::new();
+        for name in [OLDER, FILE] {
+            let text = match fs::read(self.folder.join(name)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                text => text?,
+            };
+            let lines = text.split(|&byte| byte == b'\n');
+            letters.extend(lines.filter_map(|line| serde_json::from_slice(line).ok()));
         }
-        let (store, _) = self.store()?;
-        let letters = store.scan(0, u64::MAX, usize::MAX)?.into_iter();
-        Ok(letters.filter_map(|(_, text)| serde_json::from_slice(&text).ok()).collect())
+        Ok(letters)
+    }
+}
+
+fn ends_with_newline(file: &mut File) -> io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_kept_oldest_first_past_a_torn_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let dead = DeadLetters::new(folder.path());
+        assert_eq!(dead.list().unwrap().len(), 0);
+        dead.bury("too odd", "{\"cpu\":1}\n").unwrap();
+        let path = folder.path().join(FILE);
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"rea").unwrap();
+        dead.bury("odder still", "{}").unwrap();
+        let letters = dead.list().unwrap();
+        assert_eq!(letters.len(), 2);
+        assert_eq!(letters[0]["record"], "{\"cpu\":1}");
+        assert_eq!(letters[1]["reason"], "odder still");
     }
 
-    fn store(&mut self) -> Result<&mut (Box<dyn Store>, u64), StoreError> {
-        if self.open.is_none() {
-            let store = self.opener.open(&self.folder)?;
-            let next = store.last()?.map_or(0, |last| last + 1);
-            self.open = Some((store, next));
+    #[test]
+    fn letters_stay_within_their_bound_and_the_newest_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let dead = DeadLetters::new(folder.path());
+        let long = "x".repeat(20_000);
+        for n in 0..60 {
+            dead.bury(&n.to_string(), &long).unwrap();
         }
-        let closed = || StoreError::Io { path: FOLDER.into(), what: "not open".into() };
-        self.open.as_mut().ok_or_else(closed)
+        let letters = dead.list().unwrap();
+        assert_eq!(letters.last().unwrap()["reason"], "59");
+        assert!(letters.len() >= 12 && letters.len() <= 26, "{}", letters.len());
+        let bytes: u64 = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
+        assert!(bytes <= 2 * FILE_BYTES);
     }
 }

@@ -3,15 +3,25 @@
 //!
 //! sled neither gives space back nor bounds its memory by itself; a generation
 //! that goes as a whole does both. A folder bears the number of the first chunk
-//! it may hold, so that a number finds its generation without opening any.
+//! it may hold, so that a number finds its generation without opening any. It
+//! appears and disappears by a rename: a power cut leaves it whole or gone.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::spool::store::{Opener, Store, StoreError};
+use crate::spool::store::{MAKING, Opener, Store, StoreError};
 
 const PREFIX: &str = "gen-";
+
+/// A generation that is being deleted.
+const GOING: &str = "going";
+
+/// Where a generation that could not be read is kept: at most one, and the
+/// first to go when space is short.
+const ASIDE: &str = "damaged";
 
 /// `stat` counts blocks of 512 bytes whatever the file system's own size is.
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -22,6 +32,10 @@ pub struct Generations {
     opener: Box<dyn Opener>,
     firsts: Vec<u64>,
     newest: Option<Box<dyn Store>>,
+    /// The newest takes nothing more.
+    ended: bool,
+    /// Those that have lost something: not deleted, but set aside.
+    suspects: BTreeSet<u64>,
     reader: Option<(u64, Box<dyn Store>)>,
 }
 
@@ -33,72 +47,87 @@ pub struct Span {
 }
 
 impl Generations {
-    /// Lists the generations of `folder`, which must exist; opens none.
-    pub fn list(folder: &Path, opener: Box<dyn Opener>) -> std::io::Result<Self> {
-        let mut firsts = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let name = entry?.file_name();
-            let digits = name.to_str().and_then(|n| n.strip_prefix(PREFIX));
-            firsts.extend(digits.and_then(|digits| digits.parse::<u64>().ok()));
+    pub fn new(folder: &Path, opener: Box<dyn Opener>) -> Self {
+        let folder = folder.to_owned();
+        Self {
+            folder,
+            opener,
+            firsts: Vec::new(),
+            newest: None,
+            ended: false,
+            suspects: BTreeSet::new(),
+            reader: None,
         }
-        firsts.sort_unstable();
-        Ok(Self { folder: folder.to_owned(), opener, firsts, newest: None, reader: None })
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.firsts.len()
+    /// Lists what is there, opens none, and ends what a kill interrupted.
+    pub fn list(&mut self) -> io::Result<()> {
+        self.close();
+        self.firsts = firsts(&self.folder)?;
+        for name in [MAKING, GOING] {
+            // In the way only of the next one, which tries again.
+            let _ = fs::remove_dir_all(self.folder.join(name));
+        }
+        Ok(())
     }
 
     /// The spans of all, oldest first; the newest one's is open-ended.
     pub fn spans(&self) -> Vec<Span> {
-        let ends = self.firsts.iter().skip(1).map(|next| next - 1).chain([u64::MAX]);
-        self.firsts.iter().zip(ends).map(|(&first, last)| Span { first, last }).collect()
+        spans(&self.firsts)
     }
 
     /// The generation that holds `number`.
     pub fn span_of(&self, number: u64) -> Option<Span> {
-        self.spans().into_iter().rfind(|span| span.first <= number)
+        let next = self.firsts.partition_point(|&first| first <= number);
+        let first = *self.firsts.get(next.checked_sub(1)?)?;
+        Some(Span { first, last: self.firsts.get(next).map_or(u64::MAX, |next| next - 1) })
     }
 
-    /// The newest generation, opened or, if there is none, made to start at
-    /// `next`.
+    /// The store for chunks from `next` on: the newest generation, or one made
+    /// for them.
     pub fn newest(&mut self, next: u64) -> Result<&mut dyn Store, StoreError> {
-        if self.firsts.is_empty() {
-            self.firsts.push(next);
-        }
-        if self.newest.is_none() {
-            let first = self.firsts.last().copied().unwrap_or(next);
-            self.reader = self.reader.take().filter(|(open, _)| *open != first);
-            self.newest = Some(self.opener.open(&self.path(first))?);
-        }
-        match &mut self.newest {
-            Some(store) => Ok(store.as_mut()),
-            None => Err(StoreError::Io { path: self.folder.clone(), what: "not open".into() }),
-        }
+        let first = self.firsts.last().copied().filter(|_| !self.ended);
+        let store = match (first, self.newest.take()) {
+            (Some(_), Some(store)) => store,
+            (Some(first), None) => {
+                self.reader = self.reader.take().filter(|(open, _)| *open != first);
+                self.opener.open(&self.path(first))?
+            }
+            (None, ended) => {
+                drop(ended);
+                let store = self.opener.open(&self.path(next))?;
+                self.firsts.push(next);
+                self.ended = false;
+                store
+            }
+        };
+        Ok(self.newest.insert(store).as_mut())
     }
 
     /// The store that holds `span`, opened for reading if need be.
     pub fn reader(&mut self, span: Span) -> Result<&dyn Store, StoreError> {
-        if self.firsts.last() == Some(&span.first) {
+        if self.firsts.last() == Some(&span.first) && !self.ended {
             return self.newest(span.first).map(|store| &*store);
         }
-        if self.reader.as_ref().is_none_or(|(open, _)| *open != span.first) {
-            self.reader = None;
-            self.reader = Some((span.first, self.opener.open(&self.path(span.first))?));
-        }
-        match &self.reader {
-            Some((_, store)) => Ok(store.as_ref()),
-            None => Err(StoreError::Io { path: self.folder.clone(), what: "not open".into() }),
-        }
+        let store = match self.reader.take() {
+            Some((open, store)) if open == span.first => store,
+            other => {
+                drop(other);
+                self.opener.open(&self.path(span.first))?
+            }
+        };
+        Ok(self.reader.insert((span.first, store)).1.as_ref())
     }
 
-    /// Begins a new generation at `next`. The one before it is closed.
-    pub fn rotate(&mut self, next: u64) {
-        if self.firsts.last().is_none_or(|&first| first < next) {
-            self.newest = None;
-            self.firsts.push(next);
-        }
+    /// Whether `span` is the newest and the next chunks go there.
+    pub fn takes_more(&self, span: Span) -> bool {
+        span.last == u64::MAX && !self.ended
+    }
+
+    /// The next chunks begin a new generation.
+    pub fn end_newest(&mut self) {
+        self.newest = None;
+        self.ended = true;
     }
 
     /// Closes whatever is open: after an error sled must be opened anew.
@@ -107,33 +136,56 @@ impl Generations {
         self.reader = None;
     }
 
-    /// Deletes the generation that begins at `first`.
-    pub fn delete(&mut self, first: u64) -> Result<(), StoreError> {
-        self.let_go(first);
-        let path = self.path(first);
-        match fs::remove_dir_all(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(StoreError::Io { path, what: e.to_string() })
-            }
-            _ => Ok(()),
+    /// The generation that begins at `first` has lost something.
+    pub fn suspect(&mut self, first: u64) {
+        self.suspects.insert(first);
+    }
+
+    /// Deletes the generation that begins at `first`; sets it aside if it is
+    /// suspect.
+    pub fn finish(&mut self, first: u64) -> io::Result<()> {
+        match self.suspects.contains(&first) {
+            true => self.set_aside(first).map(drop),
+            false => self.delete(first),
         }
     }
 
-    /// Moves the generation that begins at `first` to `aside`, replacing what
-    /// was there.
-    pub fn set_aside(&mut self, first: u64, aside: &Path) -> Result<(), StoreError> {
-        self.let_go(first);
-        let path = self.path(first);
-        let _ = fs::remove_dir_all(aside);
-        fs::rename(&path, aside).map_err(|e| StoreError::Io { path, what: e.to_string() })
+    /// Deletes the generation that begins at `first`.
+    pub fn delete(&mut self, first: u64) -> io::Result<()> {
+        let going = self.folder.join(GOING);
+        self.let_go(first, &going)?;
+        fs::remove_dir_all(going)
     }
 
-    fn let_go(&mut self, first: u64) {
+    /// Keeps the generation that begins at `first` aside, in place of the one
+    /// that was; returns where.
+    pub fn set_aside(&mut self, first: u64) -> io::Result<PathBuf> {
+        let aside = self.folder.join(ASIDE);
+        self.let_go(first, &aside)?;
+        Ok(aside)
+    }
+
+    /// Deletes what was set aside; whether there was any.
+    pub fn drop_aside(&self) -> bool {
+        fs::remove_dir_all(self.folder.join(ASIDE)).is_ok()
+    }
+
+    fn let_go(&mut self, first: u64, to: &Path) -> io::Result<()> {
         if self.firsts.last() == Some(&first) {
             self.newest = None;
         }
         self.reader = self.reader.take().filter(|(open, _)| *open != first);
+        match fs::remove_dir_all(to) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        fs::rename(self.path(first), to)?;
+        if self.firsts.last() == Some(&first) {
+            self.ended = false;
+        }
         self.firsts.retain(|&other| other != first);
+        self.suspects.remove(&first);
+        Ok(())
     }
 
     /// Bytes the newest generation takes on disk; 0 if there is none.
@@ -142,8 +194,31 @@ impl Generations {
     }
 
     fn path(&self, first: u64) -> PathBuf {
-        self.folder.join(format!("{PREFIX}{first:020}"))
+        folder_of(&self.folder, first)
     }
+}
+
+/// The first numbers of the generations in `folder`, in order.
+pub fn firsts(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut firsts = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let digits = name.to_str().and_then(|n| n.strip_prefix(PREFIX));
+        firsts.extend(digits.and_then(|digits| digits.parse::<u64>().ok()));
+    }
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+/// The spans of generations that begin at `firsts`.
+pub fn spans(firsts: &[u64]) -> Vec<Span> {
+    let ends = firsts.iter().skip(1).map(|next| next - 1).chain([u64::MAX]);
+    firsts.iter().zip(ends).map(|(&first, last)| Span { first, last }).collect()
+}
+
+/// The folder of the generation that begins at `first`.
+pub fn folder_of(spool: &Path, first: u64) -> PathBuf {
+    spool.join(format!("{PREFIX}{first:020}"))
 }
 
 /// Bytes that everything under `path` takes on disk. What vanishes meanwhile

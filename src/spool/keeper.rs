@@ -3,40 +3,45 @@
 //!
 //! frames durable → ledger says they are outstanding … ledger says they are
 //! acknowledged → their generation is deleted.
+//!
+//! Numbers are given to chunks here, and none twice: a frame that was written
+//! by a commit that failed is never mistaken for one that counts.
 
-use std::collections::BTreeMap;
+mod fetch;
+mod room;
+
+pub use fetch::{Fetched, Found};
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::ledger::{Ledger, Ranges};
 use crate::record::{Gap, GapReason};
-use crate::spool::chunk::Header;
-use crate::spool::dead::DeadLetters;
-use crate::spool::generation::{Generations, Span};
+use crate::spool::chunk::{Header, renumbered};
+use crate::spool::gaps::{Gaps, gap_of};
+use crate::spool::generation::{Generations, Span, disk_bytes};
+use crate::spool::keeper::room::Room;
 use crate::spool::policy::Bounds;
 use crate::spool::store::{Opener, StoreError};
 
-/// A generation wholly acknowledged is given back from this size on; below it
-/// the next frames go into it.
+/// A newest generation that holds nothing any more is given back from this
+/// size on; below it the next frames go into it.
 const WORN_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Where a generation that could not be opened is kept: at most one, and the
-/// first to go when space is short.
-const ASIDE: &str = "damaged";
+/// Frames read at once while stock is taken or a generation is evicted.
+const SCAN_BYTES: usize = 256 * 1024;
 
 /// What goes to disk together.
 #[derive(Debug, Default)]
 pub struct Commit {
-    /// Chunk numbers and their frames.
-    pub frames: Vec<(u64, Arc<[u8]>)>,
-    pub acked: Ranges,
-    /// Declarations that were delivered.
+    pub frames: Vec<Arc<[u8]>>,
+    /// Numbers of chunks that were delivered, and their bytes.
+    pub acked: (Ranges, u64),
+    /// New gaps.
+    pub declare: Gaps,
+    /// Gaps that were delivered.
     pub declared: Vec<Gap>,
-    /// New declarations.
-    pub declare: Vec<Gap>,
-    /// No chunk has this number or a higher one yet.
-    pub next_chunk: u64,
-    /// Boot ids and what their offsets turned out to be.
+    /// Boot ids and what their offsets (ms) turned out to be.
     pub offsets: Vec<(String, i64)>,
 }
 
@@ -45,15 +50,26 @@ pub struct Commit {
 pub struct Holding {
     /// Chunks durable and not acknowledged.
     pub chunks: u64,
-    /// Their frames' bytes, estimated from those seen.
+    /// Their frames' bytes.
     pub bytes: u64,
     /// Bytes of everything under the spool's folder.
     pub disk_bytes: u64,
     /// Samples evicted since the start.
     pub evicted_samples: u64,
-    /// Chunks that the ledger promised and the disk no longer had.
+    /// Chunks that the ledger promised and the disk no longer had, since the
+    /// start.
     pub lost_chunks: u64,
-    pub declarations: Vec<Gap>,
+    /// Why the oldest samples go, if they do.
+    pub full: Option<&'static str>,
+}
+
+/// What has changed on disk since the last one.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub holding: Holding,
+    pub gaps: Vec<Gap>,
+    /// Chunks that are on disk no longer, and their bytes.
+    pub gone: (Ranges, u64),
 }
 
 /// See the module.
@@ -62,352 +78,285 @@ pub struct Keeper {
     bounds: Bounds,
     ledger: Ledger,
     generations: Generations,
-    dead: DeadLetters,
     outstanding: Ranges,
-    frames_seen: u64,
-    frame_bytes_seen: u64,
-    evicted_samples: u64,
-    lost_chunks: u64,
+    /// The bytes of the outstanding frames.
+    bytes: u64,
+    next: u64,
+    gaps: Gaps,
+    /// The ledger's book does not have them as they are.
+    gaps_changed: bool,
+    room: Room,
+    report: Report,
+    /// Fetches in a row that the disk could not answer.
+    misreads: u32,
+    cannot_delete: bool,
 }
 
 impl Keeper {
-    /// Opens what is there. The ledger has been opened first and is handed on.
-    pub fn open(
-        folder: PathBuf,
-        bounds: Bounds,
-        ledger: Ledger,
-        opener: Box<dyn Opener>,
-        dead_opener: Box<dyn Opener>,
-    ) -> Result<Self, StoreError> {
-        let generations = Generations::list(&folder, opener)
-            .map_err(|e| StoreError::Io { path: folder.clone(), what: e.to_string() })?;
-        let mut keeper = Self {
-            dead: DeadLetters::new(&folder, dead_opener),
-            outstanding: ledger.book().outstanding.clone(),
+    pub fn new(folder: PathBuf, bounds: Bounds, ledger: Ledger, opener: Box<dyn Opener>) -> Self {
+        Self {
+            generations: Generations::new(&folder, opener),
             folder,
             bounds,
             ledger,
-            generations,
-            frames_seen: 0,
-            frame_bytes_seen: 0,
-            evicted_samples: 0,
-            lost_chunks: 0,
-        };
-        keeper.take_stock();
-        Ok(keeper)
+            outstanding: Ranges::default(),
+            bytes: 0,
+            next: 0,
+            gaps: Gaps::default(),
+            gaps_changed: false,
+            room: Room::default(),
+            report: Report::default(),
+            misreads: 0,
+            cannot_delete: false,
+        }
     }
 
-    /// Takes in what became durable after the ledger's last edition, or
-    /// everything where there was no ledger.
-    fn take_stock(&mut self) {
-        let from = if self.ledger.found() { self.ledger.book().next_chunk } else { 0 };
+    /// Takes stock. What cannot be opened now and may be later is an error,
+    /// unless patience has run out; what is damaged is set aside.
+    pub fn open(&mut self, patient: bool) -> Result<(), StoreError> {
+        let book = self.ledger.book();
+        self.outstanding = book.outstanding.clone();
+        self.bytes = book.outstanding_bytes;
+        self.gaps = Gaps::from_json(&book.declarations);
+        self.report = Report { gaps: self.gaps.iter().collect(), ..Report::default() };
+        // Without a ledger everything counts as not delivered.
+        let from = if self.ledger.found() { book.next_chunk } else { 0 };
+        self.next = book.next_chunk;
+        self.generations.list().map_err(|e| StoreError::io(&self.folder, e))?;
         for span in self.generations.spans() {
             if span.last < from {
                 continue;
             }
-            if let Err(error) = self.adopt(span, from.max(span.first)) {
-                self.set_aside(span, &error);
+            self.next = self.next.max(span.first);
+            match self.adopt(span, from.max(span.first)) {
+                Err(error) if given_up(&error, patient) => self.set_aside(span, &error),
+                result => result?,
             }
         }
-        if let Some(last) = self.outstanding.iter().last().map(|(_, last)| last) {
-            let book = self.ledger.book_mut();
-            book.next_chunk = book.next_chunk.max(last + 1);
-        }
+        self.measure();
+        Ok(())
     }
 
+    /// Takes in what became durable after the ledger's last edition.
     fn adopt(&mut self, span: Span, mut from: u64) -> Result<(), StoreError> {
+        let promised = self.outstanding.at_or_before(span.last).filter(|&n| n >= span.first);
         let store = self.generations.reader(span)?;
+        let last = store.last()?;
         loop {
-            let found = store.scan(from, span.last, self.bounds.scan_bytes)?;
-            let Some((last, _)) = found.last() else {
-                return Ok(());
-            };
+            let found = store.scan(from, span.last, SCAN_BYTES)?;
+            let Some((last, _)) = found.last() else { break };
             from = last + 1;
             for (number, frame) in &found {
-                self.outstanding.insert(*number);
-                self.frames_seen += 1;
-                self.frame_bytes_seen += frame.len() as u64;
+                if !self.outstanding.contains(*number) {
+                    self.outstanding.insert(*number);
+                    self.bytes += frame.len() as u64;
+                }
             }
         }
-    }
-
-    fn set_aside(&mut self, span: Span, error: &StoreError) {
-        let aside = self.folder.join(ASIDE);
-        tracing::error!(%error, kept = %aside.display(), "a part of the spool cannot be read and is set aside");
-        if let Err(error) = self.generations.set_aside(span.first, &aside) {
-            tracing::error!(%error, "nor can it be moved");
+        self.next = self.next.max(last.map_or(0, |last| last + 1));
+        if last < promised {
+            // sled opened what is left of it, and may well lose more.
+            self.generations.suspect(span.first);
+            self.generations.end_newest();
         }
-        let before = self.outstanding.count();
-        self.outstanding.remove_range(span.first, span.last);
-        self.lost_chunks += before - self.outstanding.count();
+        Ok(())
     }
 
-    /// The first number that no chunk has.
-    pub fn next_chunk(&self) -> u64 {
-        self.ledger.book().next_chunk
+    /// The bytes on disk, once they may have changed.
+    fn measure(&mut self) {
+        self.report.holding.disk_bytes = disk_bytes(&self.folder);
+    }
+
+    /// Chunks durable and not acknowledged.
+    pub fn outstanding(&self) -> &Ranges {
+        &self.outstanding
     }
 
     /// Boot ids and offsets (ms) that the ledger knows.
-    pub fn offsets(&self) -> BTreeMap<String, i64> {
+    pub fn offsets(&self) -> Vec<(String, i64)> {
         self.ledger.book().boots.iter().map(|boot| (boot.id.clone(), boot.offset_ms)).collect()
     }
 
-    pub fn holding(&self) -> Holding {
-        let chunks = self.outstanding.count();
-        let mean_bytes = self.frame_bytes_seen.checked_div(self.frames_seen).unwrap_or(1024);
-        Holding {
-            chunks,
-            bytes: chunks * mean_bytes,
-            disk_bytes: crate::spool::generation::disk_bytes(&self.folder),
-            evicted_samples: self.evicted_samples,
-            lost_chunks: self.lost_chunks,
-            declarations: self.declarations(),
-        }
+    /// What has changed since the last call.
+    pub fn report(&mut self) -> Report {
+        let holding = &mut self.report.holding;
+        (holding.chunks, holding.bytes) = (self.outstanding.count(), self.bytes);
+        holding.full = self.room.full();
+        let next = Report { holding: holding.clone(), ..Report::default() };
+        std::mem::replace(&mut self.report, next)
     }
 
-    fn declarations(&self) -> Vec<Gap> {
-        let texts = self.ledger.book().declarations.iter();
-        texts.filter_map(|text| serde_json::from_value(text.clone()).ok()).collect()
-    }
-
-    /// Chunks were delivered. Durable with the next commit.
-    pub fn acknowledge(&mut self, acked: &Ranges) {
+    /// Makes `commit` durable, and the room for it; returns the number of the
+    /// first of its frames. What it says beside the frames holds even if it
+    /// fails, and is durable with the next one that does not.
+    pub fn commit(&mut self, commit: Commit) -> Result<u64, StoreError> {
+        let (acked, acked_bytes) = commit.acked;
         for (first, last) in acked.iter() {
             self.outstanding.remove_range(first, last);
         }
-    }
-
-    /// Makes `commit` durable, and the room for it.
-    pub fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        self.acknowledge(&commit.acked);
-        let book = self.ledger.book_mut();
-        book.next_chunk = book.next_chunk.max(commit.next_chunk);
+        self.bytes = self.bytes.saturating_sub(acked_bytes);
         for (boot, offset_ms) in &commit.offsets {
-            book.set_offset(boot, *offset_ms);
+            self.ledger.book_mut().set_offset(boot, *offset_ms);
         }
-        let done = commit.declared.iter().filter_map(|gap| serde_json::to_value(gap).ok());
-        let done: Vec<_> = done.collect();
-        book.declarations.retain(|gap| !done.contains(gap));
-        commit.declare.iter().for_each(|gap| self.declare(gap.clone()));
-        let bytes = commit.frames.iter().map(|(_, frame)| frame.len() as u64).sum();
-        self.make_room(bytes)?;
-        let result = self.write(&commit.frames);
-        if result.is_err() {
-            self.generations.close();
+        self.gaps_changed |= !commit.declare.is_empty() || !commit.declared.is_empty();
+        commit.declare.iter().for_each(|gap| self.gaps.add(&gap));
+        commit.declared.iter().for_each(|gap| self.gaps.remove(gap));
+        let first = self.next;
+        self.next += commit.frames.len() as u64;
+        let result = self.write(first, &commit.frames);
+        match &result {
+            Ok(()) => self.tidy(),
+            Err(error) => self.failed(error),
         }
-        result?;
-        self.tidy();
-        Ok(())
+        self.measure();
+        result.map(|()| first)
     }
 
-    fn write(&mut self, frames: &[(u64, Arc<[u8]>)]) -> Result<(), StoreError> {
-        if let Some((first, _)) = frames.first() {
-            let store = self.generations.newest(*first)?;
-            for (number, frame) in frames {
-                store.put(*number, frame)?;
+    fn write(&mut self, first: u64, frames: &[Arc<[u8]>]) -> Result<(), StoreError> {
+        let bytes: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
+        if bytes > 0 {
+            self.make_room(bytes)?;
+            let store = self.generations.newest(first)?;
+            for (frame, number) in frames.iter().zip(first..) {
+                // Frames made here always read back.
+                let frame = renumbered(frame, number).unwrap_or_default();
+                store.put(number, &frame)?;
             }
             store.flush()?;
-            for (number, frame) in frames {
-                self.outstanding.insert(*number);
-                self.frames_seen += 1;
-                self.frame_bytes_seen += frame.len() as u64;
-            }
+            self.outstanding.insert_range(first, first + frames.len() as u64 - 1);
+            self.bytes += bytes;
         }
-        self.commit_ledger()
-    }
-
-    fn commit_ledger(&mut self) -> Result<(), StoreError> {
-        self.ledger.book_mut().outstanding = self.outstanding.clone();
-        self.ledger
-            .commit()
-            .map_err(|e| StoreError::Io { path: self.folder.clone(), what: e.to_string() })
-    }
-
-    /// Deletes what is wholly acknowledged; begins a new generation when the
-    /// newest one is full or worn.
-    fn tidy(&mut self) {
-        for span in self.generations.spans() {
-            let newest = span.last == u64::MAX;
-            if !newest && !self.outstanding.meets(span.first, span.last) {
-                self.delete(span);
-            }
-        }
-        let bytes = self.generations.newest_bytes();
-        let idle = self.outstanding.is_empty();
-        if idle && bytes >= WORN_BYTES {
-            self.spans_newest().into_iter().for_each(|span| self.delete(span));
-        } else if bytes >= self.bounds.generation_bytes {
-            self.generations.rotate(self.next_chunk());
-        }
-    }
-
-    fn spans_newest(&self) -> Option<Span> {
-        self.generations.spans().pop()
-    }
-
-    fn delete(&mut self, span: Span) {
-        if let Err(error) = self.generations.delete(span.first) {
-            tracing::warn!(%error, "a finished part of the spool cannot be deleted");
-        }
-    }
-
-    /// Evicts until `bytes` more fit the bounds.
-    fn make_room(&mut self, bytes: u64) -> Result<(), StoreError> {
-        while bytes > 0 && self.bounds.exceeded(&self.folder, bytes) {
-            let aside = self.folder.join(ASIDE);
-            if aside.exists() {
-                let _ = std::fs::remove_dir_all(&aside);
-                continue;
-            }
-            let Some(span) = self.generations.spans().first().copied() else {
-                return Err(StoreError::Full(self.folder.clone()));
-            };
-            if self.generations.count() == 1 {
-                self.generations.rotate(self.next_chunk());
-            }
-            self.evict(span)?;
-        }
-        Ok(())
-    }
-
-    /// Declares what the oldest generation still holds, durably, and deletes it.
-    fn evict(&mut self, span: Span) -> Result<(), StoreError> {
-        let mut samples = 0;
-        let mut from = span.first;
-        while let Some(number) = self.outstanding.at_or_after(from).filter(|&n| n <= span.last) {
-            let found =
-                self.generations.reader(span)?.scan(number, span.last, self.bounds.scan_bytes)?;
-            let Some((last, _)) = found.last() else { break };
-            from = last.saturating_add(1);
-            for (number, frame) in &found {
-                let Ok((header, _)) = Header::read(frame) else { continue };
-                if !self.outstanding.contains(*number) {
-                    continue;
-                }
-                samples += header.entries as u64;
-                self.declare(gap_of(&header, GapReason::Evicted));
-            }
-        }
-        self.outstanding.remove_range(span.first, span.last);
-        self.evicted_samples += samples;
-        tracing::warn!(samples, "the spool is full: its oldest samples were dropped and declared");
-        self.commit_ledger()?;
-        self.generations.delete(span.first)
-    }
-
-    fn declare(&mut self, gap: Gap) {
-        let mut gaps = self.declarations();
-        let taken = gaps.iter_mut().rev().any(|known| known.absorb(&gap));
-        if !taken {
-            gaps.push(gap);
-        }
-        let texts = gaps.iter().filter_map(|gap| serde_json::to_value(gap).ok());
-        self.ledger.book_mut().declarations = texts.collect();
-    }
-
-    /// The lowest outstanding chunks outside `except`, as many as fit in
-    /// `max_bytes`.
-    pub fn fetch(&mut self, except: &Ranges, max_bytes: usize) -> Vec<(u64, Vec<u8>)> {
-        let (mut frames, mut bytes, mut from) = (Vec::new(), 0, 0);
-        while let Some(number) = self.outstanding.at_or_after(from) {
-            if let Some((_, last)) = except.iter().find(|&(a, b)| a <= number && number <= b) {
-                from = last.saturating_add(1);
-                continue;
-            }
-            if bytes >= max_bytes {
-                break;
-            }
-            let end = self.end_of_stretch(number, except);
-            from = match self.read(number, end, max_bytes - bytes) {
-                Ok(found) => {
-                    bytes += found.iter().map(|(_, frame)| frame.len()).sum::<usize>();
-                    let next = found.last().map_or(end.saturating_add(1), |(last, _)| last + 1);
-                    frames.extend(found);
-                    next
-                }
-                Err(error) => {
-                    let span = self.generations.span_of(number);
-                    span.into_iter().for_each(|span| self.set_aside(span, &error));
-                    end.saturating_add(1)
-                }
-            };
-        }
-        frames
-    }
-
-    /// The last number that is outstanding without a break from `number` on,
-    /// before the next of `except` and within one generation.
-    fn end_of_stretch(&self, number: u64, except: &Ranges) -> u64 {
-        let range = self.outstanding.iter().find(|&(a, b)| a <= number && number <= b);
-        let end = range.map_or(number, |(_, last)| last);
-        let end = except.at_or_after(number).map_or(end, |next| end.min(next - 1));
-        self.generations.span_of(number).map_or(end, |span| end.min(span.last))
-    }
-
-    /// Frames of `first..=last`; numbers that the disk no longer has are
-    /// counted as lost and no longer outstanding.
-    fn read(
-        &mut self,
-        first: u64,
-        last: u64,
-        max_bytes: usize,
-    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        let Some(span) = self.generations.span_of(first) else {
-            self.lose(first, last);
-            return Ok(Vec::new());
-        };
-        let found = self.generations.reader(span)?.scan(first, last, max_bytes)?;
-        let mut expected = first;
-        for (number, _) in &found {
-            if expected < *number {
-                self.lose(expected, number - 1);
-            }
-            expected = number + 1;
-        }
-        if found.is_empty() {
-            self.lose(first, last);
-        }
-        Ok(found)
-    }
-
-    fn lose(&mut self, first: u64, last: u64) {
-        let before = self.outstanding.count();
-        self.outstanding.remove_range(first, last);
-        let chunks = before - self.outstanding.count();
-        self.lost_chunks += chunks;
-        tracing::error!(chunks, "the ledger promises chunks that the disk no longer has");
-    }
-
-    /// Sets one refused record aside, durably.
-    pub fn bury(&mut self, reason: &str, record: &str) -> Result<(), StoreError> {
-        self.dead.bury(reason, record)
-    }
-
-    /// Refused records, oldest first.
-    pub fn dead_letters(&mut self) -> Result<Vec<serde_json::Value>, StoreError> {
-        self.dead.list()
-    }
-
-    /// Commits what is acknowledged and closes. A spool that holds nothing
-    /// leaves nothing but its ledger behind.
-    pub fn close(mut self) -> Result<(), StoreError> {
         let result = self.commit_ledger();
-        if self.outstanding.is_empty() {
-            self.generations.spans().into_iter().for_each(|span| self.delete(span));
+        if result.is_err() && bytes > 0 {
+            self.outstanding.remove_range(first, first + frames.len() as u64 - 1);
+            self.bytes -= bytes;
         }
         result
     }
+
+    /// After a write that failed nothing that was open is relied on. A sync
+    /// that failed may have dropped what it should have written, so the next
+    /// frames go elsewhere.
+    fn failed(&mut self, error: &StoreError) {
+        self.generations.close();
+        if matches!(error, StoreError::Full(_)) {
+            self.refused();
+            // What was delivered makes room without taking any.
+            let _ = self.release();
+        } else if let Some(newest) = self.generations.spans().pop() {
+            self.generations.end_newest();
+            if !self.outstanding.meets(newest.first, newest.last) {
+                self.delete(newest);
+            }
+        }
+    }
+
+    /// Makes durable what is acknowledged, and deletes what that frees.
+    fn release(&mut self) -> Result<(), StoreError> {
+        self.commit_ledger()?;
+        self.tidy();
+        self.measure();
+        Ok(())
+    }
+
+    fn commit_ledger(&mut self) -> Result<(), StoreError> {
+        self.fill_book();
+        self.ledger.commit().map_err(|e| self.ledger_error(e))
+    }
+
+    fn fill_book(&mut self) {
+        let book = self.ledger.book_mut();
+        if self.outstanding.is_empty() {
+            // Only the boot that runs may still have use for its offset.
+            book.keep_boots(1);
+            self.bytes = 0;
+        }
+        book.outstanding.clone_from(&self.outstanding);
+        book.outstanding_bytes = self.bytes;
+        book.next_chunk = self.next;
+        if std::mem::take(&mut self.gaps_changed) {
+            book.declarations = self.gaps.to_json();
+        }
+    }
+
+    fn ledger_error(&self, error: crate::ledger::Error) -> StoreError {
+        match error {
+            crate::ledger::Error::Io { path, source, .. } => StoreError::io(&path, source),
+            other => StoreError::io(&self.folder, std::io::Error::other(other.to_string())),
+        }
+    }
+
+    /// Deletes what is wholly acknowledged; begins a new generation when the
+    /// newest one is full.
+    fn tidy(&mut self) {
+        let newest_bytes = self.generations.newest_bytes();
+        if newest_bytes >= self.bounds.generation_bytes {
+            self.generations.end_newest();
+        }
+        for span in self.generations.spans() {
+            let in_use = self.generations.takes_more(span) && newest_bytes < WORN_BYTES;
+            if !in_use && !self.outstanding.meets(span.first, span.last) {
+                self.delete(span);
+            }
+        }
+    }
+
+    fn delete(&mut self, span: Span) {
+        let result = self.generations.finish(span.first);
+        if let (Err(error), false) = (&result, self.cannot_delete) {
+            tracing::warn!(%error, "a finished part of the spool cannot be deleted");
+        }
+        self.cannot_delete = result.is_err();
+    }
+
+    /// Chunks of `first..=last` are no longer on disk. Says how many of them
+    /// were outstanding.
+    fn forget(&mut self, first: u64, last: u64) -> u64 {
+        let before = self.outstanding.count();
+        let mean_bytes = self.bytes.checked_div(before).unwrap_or(0);
+        self.outstanding.remove_range(first, last);
+        let chunks = before - self.outstanding.count();
+        self.bytes = self.bytes.saturating_sub(chunks * mean_bytes);
+        self.report.gone.0.insert_range(first, last);
+        self.report.gone.1 += chunks * mean_bytes;
+        chunks
+    }
+
+    fn declare(&mut self, header: &Header<'_>, reason: GapReason) {
+        let gap = gap_of(header, reason);
+        self.gaps.add(&gap);
+        self.gaps_changed = true;
+        self.report.gaps.push(gap);
+    }
+
+    fn set_aside(&mut self, span: Span, error: &StoreError) {
+        let chunks = self.forget(span.first, span.last);
+        self.report.holding.lost_chunks += chunks;
+        let kept = self.generations.set_aside(span.first);
+        let kept = kept.map_or_else(|e| e.to_string(), |path| path.display().to_string());
+        tracing::error!(%error, chunks, kept, "a part of the spool cannot be read and is set aside");
+    }
+
+    /// Commits what is acknowledged, and closes. A spool that holds nothing
+    /// leaves little more than its ledger behind.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.fill_book();
+        self.ledger.commit_exactly().map_err(|e| self.ledger_error(e))?;
+        if self.outstanding.is_empty() {
+            self.generations.spans().into_iter().for_each(|span| self.delete(span));
+        }
+        Ok(())
+    }
 }
 
-/// The gap that dropping the chunk of `header` leaves.
-pub fn gap_of(header: &Header<'_>, reason: GapReason) -> Gap {
-    Gap {
-        device: header.device.to_owned(),
-        run: header.run,
-        first_seq: header.first_seq,
-        last_seq: header.last_seq,
-        kept: 0,
-        reason,
-        simulated: header.simulated,
+/// Whether what gave `error` is lost, rather than out of reach: a bad medium
+/// counts as that once patience has run out.
+fn given_up(error: &StoreError, patient: bool) -> bool {
+    match error {
+        StoreError::Full(_) => false,
+        StoreError::Io { source, .. } => {
+            !patient && source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        }
+        StoreError::Damaged { .. } => true,
     }
 }

@@ -1,57 +1,50 @@
 //! Leases: the right to deliver a chunk, and the duty to say what became of it.
 
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a lease's end means for its chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Return {
-    /// All its entries were delivered.
-    Acked(u64),
-    /// Some were not, and nobody holds the lease any more.
-    Released(u64),
+use crate::ledger::Ranges;
+
+/// The seqs of one chunk that were delivered, whoever holds its lease.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Delivered(Arc<Mutex<Ranges>>);
+
+impl Delivered {
+    pub fn seqs(&self) -> MutexGuard<'_, Ranges> {
+        // A set of numbers is sound wherever a panic left it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// A share in one chunk's lease. Clones share it; when the last one goes
-/// before every entry was acknowledged, the chunk returns to the spool.
+/// A share in one chunk's lease. Clones share it. When the last one goes
+/// before every entry was acknowledged, the chunk returns to the spool, which
+/// leases the rest of it again.
 #[derive(Debug, Clone)]
 pub struct Lease(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    number: u64,
-    entries: usize,
-    acked: Mutex<usize>,
-    returns: Sender<Return>,
+    chunk: u64,
+    delivered: Delivered,
+    returns: Sender<u64>,
 }
 
 impl Lease {
-    pub(super) fn new(number: u64, entries: usize, returns: Sender<Return>) -> Self {
-        Self(Arc::new(Shared { number, entries, acked: Mutex::new(0), returns }))
+    pub(super) fn new(chunk: u64, delivered: Delivered, returns: Sender<u64>) -> Self {
+        Self(Arc::new(Shared { chunk, delivered, returns }))
     }
 
-    /// One entry of the chunk was delivered.
-    pub fn ack(&self) {
-        *self.0.acked.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-    }
-
-    /// Whether any entry of the chunk was delivered: then giving it back would
-    /// deliver that entry twice.
-    pub fn begun(&self) -> bool {
-        *self.0.acked.lock().unwrap_or_else(PoisonError::into_inner) > 0
+    /// The chunk's entry of this `seq` was delivered. The order does not
+    /// matter: of a batch, what comes later may be taken first.
+    pub fn ack(&self, seq: u64) {
+        self.0.delivered.seqs().insert(seq);
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let acked = *self.acked.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let end = if acked >= self.entries {
-            Return::Acked(self.number)
-        } else {
-            Return::Released(self.number)
-        };
         // The spool is gone only when the agent ends; what was not
-        // acknowledged by then is still on disk.
-        let _ = self.returns.send(end);
+        // acknowledged by then is on disk.
+        let _ = self.returns.send(self.chunk);
     }
 }

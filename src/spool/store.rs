@@ -2,13 +2,17 @@
 //!
 //! sled 0.34.7's `flush` is `sync_file_range`, so durable here means `flush`
 //! and then `fdatasync` on a handle of our own. Its errors stick until it is
-//! reopened, it can panic where a file is damaged, and its I/O threads wake
-//! once a second: each of the three is dealt with here and nowhere else.
+//! reopened; it can panic where a file is damaged; a snapshot that a kill left
+//! half made keeps it from opening; its I/O threads wake once a second. Each
+//! of these is dealt with here and nowhere else.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::ledger::takes_nothing;
 use crate::spool::chunk::MAX_FRAME_BYTES;
 
 /// sled keeps at least this much; more would only hold what is written once
@@ -18,30 +22,46 @@ const CACHE_BYTES: u64 = 1024 * 1024;
 /// sled's file with all the records.
 const DATA_FILE: &str = "db";
 
+/// A database is made under this name beside its place, and moved there whole.
+pub const MAKING: &str = "making";
+
+/// How often and how long a database that is locked is waited for.
+const LOCK_TRIES: u32 = 200;
+const LOCK_WAIT: Duration = Duration::from_millis(10);
+
 /// Slack for sled's idle threads, which otherwise wake each second for
-/// nothing. They inherit that of the thread which uses sled first.
+/// nothing. They inherit that of the thread whose call starts them.
 const IDLE_TIMER_SLACK_NS: u64 = 60_000_000_000;
 
 /// What the disk or the database said.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("no space is left under {0}: free some, or lower spool.max_bytes")]
+    #[error("no space is left for {0}: free some, or lower spool.keep_free")]
     Full(PathBuf),
-    #[error("{path} cannot be read or written: {what}; check the disk and the folder's owner")]
-    Io { path: PathBuf, what: String },
+    #[error("{path} cannot be read or written: {source}; check the disk and the folder's owner")]
+    Io { path: PathBuf, source: io::Error },
     #[error("the database {path} is damaged: {what}")]
     Damaged { path: PathBuf, what: String },
+}
+
+impl StoreError {
+    pub fn io(path: &Path, source: io::Error) -> Self {
+        if takes_nothing(&source) && source.kind() != io::ErrorKind::ReadOnlyFilesystem {
+            return Self::Full(path.to_owned());
+        }
+        Self::Io { path: path.to_owned(), source }
+    }
 }
 
 /// Numbered values on disk. Nothing is durable before [`Store::flush`].
 pub trait Store: Send {
     fn put(&mut self, number: u64, value: &[u8]) -> Result<(), StoreError>;
-    fn remove(&mut self, number: u64) -> Result<(), StoreError>;
     fn get(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError>;
     /// Values with numbers of `from..=to` in order, as many as fit in
     /// `max_bytes`, at least one if there is one.
     fn scan(&self, from: u64, to: u64, max_bytes: usize)
     -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
+    /// The highest number.
     fn last(&self) -> Result<Option<u64>, StoreError>;
     /// Makes everything put so far durable.
     fn flush(&mut self) -> Result<(), StoreError>;
@@ -59,15 +79,65 @@ pub struct SledOpener;
 
 impl Opener for SledOpener {
     fn open(&self, folder: &Path) -> Result<Box<dyn Store>, StoreError> {
-        let is_new = !folder.join(DATA_FILE).exists();
-        if is_new {
-            std::fs::create_dir_all(folder).map_err(|e| io_error(folder, &e))?;
-            // With a snapshot from a first open and close, damage to the
-            // records costs records and not the database.
-            drop(SledStore::open(folder)?);
-            sync_new(folder)?;
+        if !folder.exists() {
+            make(folder)?;
         }
-        Ok(Box::new(SledStore::open(folder)?))
+        remove_files(folder, |name| name.ends_with(".generating"));
+        let store = match SledStore::open(folder) {
+            Err(StoreError::Damaged { .. }) => {
+                // A snapshot only saves time; without it sled reads all.
+                remove_files(folder, |name| name.starts_with("snap."));
+                SledStore::open(folder)?
+            }
+            opened => opened?,
+        };
+        Ok(Box::new(store))
+    }
+}
+
+/// Makes a database in `folder` so that after a power cut it is there whole or
+/// not at all.
+fn make(folder: &Path) -> Result<(), StoreError> {
+    let parent = folder.parent().unwrap_or(folder);
+    let making = parent.join(MAKING);
+    let io = |source| StoreError::io(folder, source);
+    if making.exists() {
+        fs::remove_dir_all(&making).map_err(io)?;
+    }
+    fs::create_dir(&making).map_err(io)?;
+    let made = (|| {
+        // The second open writes a snapshot: with it, damage to the records
+        // costs records and not the database.
+        drop(SledStore::open(&making)?);
+        drop(SledStore::open(&making)?);
+        sync_all(&making).map_err(io)?;
+        fs::rename(&making, folder).map_err(io)?;
+        sync_all(parent).map_err(io)
+    })();
+    if made.is_err() {
+        let _ = fs::remove_dir_all(&making);
+    }
+    made
+}
+
+/// fsync of a folder and of the files in it.
+fn sync_all(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(folder)?.sync_all()
+}
+
+fn remove_files(folder: &Path, doomed: impl Fn(&str) -> bool) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(&doomed) {
+            // sled says what is wrong if one stays.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -85,15 +155,26 @@ impl SledStore {
             // Nothing is cleaned or synced behind our back: a generation is
             // short and goes as a whole.
             .flush_every_ms(None);
-        let db = with_slack(|| guarded(folder, || config.open()))?;
-        let data = File::open(folder.join(DATA_FILE)).map_err(|e| io_error(folder, &e))?;
+        let mut tries = 0;
+        let db = loop {
+            match guarded(folder, || config.open()) {
+                // A database that was just closed may be locked for a moment:
+                // sled's threads let go of it in their own time.
+                Err(StoreError::Io { source, .. }) if is_locked(&source) && tries < LOCK_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(LOCK_WAIT);
+                }
+                opened => break opened?,
+            }
+        };
+        let data = File::open(folder.join(DATA_FILE)).map_err(|e| StoreError::io(folder, e))?;
         Ok(Self { db: Some(db), data, folder: folder.to_owned() })
     }
 
     fn with<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, StoreError> {
         match &self.db {
             Some(db) => guarded(&self.folder, || call(db)),
-            None => Err(StoreError::Io { path: self.folder.clone(), what: "closed".into() }),
+            None => Err(StoreError::io(&self.folder, io::Error::other("closed"))),
         }
     }
 }
@@ -102,10 +183,6 @@ impl Store for SledStore {
     fn put(&mut self, number: u64, value: &[u8]) -> Result<(), StoreError> {
         debug_assert!(value.len() <= MAX_FRAME_BYTES, "a blob file would be made");
         self.with(|db| db.insert(number.to_be_bytes(), value).map(drop))
-    }
-
-    fn remove(&mut self, number: u64) -> Result<(), StoreError> {
-        self.with(|db| db.remove(number.to_be_bytes()).map(drop))
     }
 
     fn get(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
@@ -144,26 +221,29 @@ impl Store for SledStore {
 
     fn flush(&mut self) -> Result<(), StoreError> {
         self.with(|db| db.flush().map(drop))?;
-        self.data.sync_data().map_err(|e| io_error(&self.folder, &e))
+        self.data.sync_data().map_err(|e| StoreError::io(&self.folder, e))
     }
 }
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        // sled's log unwraps a failed sync when it is dropped.
+        // sled's log unwraps a failed sync when it is dropped; what the sync
+        // was for, our own has said.
         let db = self.db.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
-            tracing::warn!(folder = %self.folder.display(), "the database could not be closed cleanly");
-        }
+        let _ = with_slack(|| catch_unwind(AssertUnwindSafe(|| drop(db))));
     }
 }
 
-/// Calls sled so that neither its panics nor its errors reach further.
+/// Calls sled so that neither its panics nor its errors reach further, and
+/// with the slack that threads it may start are to have.
 fn guarded<T>(folder: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
     let damaged = |what: String| StoreError::Damaged { path: folder.to_owned(), what };
-    match catch_unwind(AssertUnwindSafe(call)) {
+    match with_slack(|| catch_unwind(AssertUnwindSafe(call))) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(sled::Error::Io(e))) => Err(io_error(folder, &e)),
+        // What the system did not say, sled found wrong with the file.
+        Ok(Err(sled::Error::Io(e))) if e.raw_os_error().is_some() || is_locked(&e) => {
+            Err(StoreError::io(folder, e))
+        }
         Ok(Err(e)) => Err(damaged(e.to_string())),
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -173,24 +253,9 @@ fn guarded<T>(folder: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T
     }
 }
 
-fn io_error(folder: &Path, error: &std::io::Error) -> StoreError {
-    let full = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];
-    if full.contains(&error.kind()) {
-        return StoreError::Full(folder.to_owned());
-    }
-    StoreError::Io { path: folder.to_owned(), what: error.to_string() }
-}
-
-/// fsync of a new database's files, its folder and the folder above.
-fn sync_new(folder: &Path) -> Result<(), StoreError> {
-    let sync = || {
-        for file in [DATA_FILE, "conf"] {
-            File::open(folder.join(file))?.sync_all()?;
-        }
-        File::open(folder)?.sync_all()?;
-        folder.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-    };
-    sync().map_err(|e| io_error(folder, &e))
+/// Whether sled says that somebody has the database open.
+fn is_locked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Other && error.to_string().contains("could not acquire lock")
 }
 
 fn with_slack<T>(call: impl FnOnce() -> T) -> T {
@@ -216,11 +281,10 @@ mod tests {
         }
         store.flush().unwrap();
         drop(store);
-        let mut store = SledOpener.open(&path).unwrap();
+        let store = SledOpener.open(&path).unwrap();
         assert_eq!(store.last().unwrap(), Some(99));
-        store.remove(10).unwrap();
         let found = store.scan(9, 50, 2500).unwrap();
-        assert_eq!(found.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [9, 11]);
+        assert_eq!(found.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [9, 10]);
         assert_eq!(store.get(12).unwrap(), Some(vec![12; 1000]));
         assert_eq!(store.scan(200, 300, 10).unwrap(), []);
     }
@@ -251,5 +315,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let _store = SledOpener.open(&folder.path().join("a")).unwrap();
         assert_eq!(rustix::thread::current_timer_slack().unwrap(), before);
+    }
+
+    #[test]
+    fn idle_threads_of_sled_do_not_wake_each_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = SledOpener.open(&folder.path().join("a")).unwrap();
+        // Enough at once that sled starts threads beside its first seven.
+        let value = vec![7; MAX_FRAME_BYTES];
+        (0..2000).for_each(|number| store.put(number, &value).unwrap());
+        store.flush().unwrap();
+        let mut threads = 0;
+        for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+            let Ok(name) = fs::read_to_string(task.path().join("comm")) else { continue };
+            let slack = Path::new("/proc").join(task.file_name()).join("timerslack_ns");
+            if name.starts_with("sled-io")
+                && let Ok(slack) = fs::read_to_string(slack)
+            {
+                assert_eq!(slack.trim(), IDLE_TIMER_SLACK_NS.to_string(), "{name}");
+                threads += 1;
+            }
+        }
+        assert!(threads >= 7, "{threads} threads");
     }
 }

@@ -62,7 +62,7 @@ fn everywhere(key: &str, line: &str) -> [Config; 3] {
 #[test]
 fn the_installed_file_holds_every_key_once_in_the_tables_order() {
     let shown: Vec<String> = installed().into_iter().map(|shown| shown.key).collect();
-    let keys: Vec<&str> = KEYS.iter().map(|key| key.stem()).collect();
+    let keys: Vec<&str> = KEYS.iter().map(super::super::keys::Key::stem).collect();
     assert_eq!(shown, keys);
 }
 

@@ -284,7 +284,7 @@ fn without_credentials(place: &Place, error: &CredentialsError) -> Trouble {
         return place.trouble(kind, &format!("{what} ({})", quoted(code, said)));
     }
     let unreachable = matches!(error, CredentialsError::ProviderTimedOut(_))
-        || chain(error).any(|cause| cause.is::<ConnectorError>());
+        || chain(error).any(<dyn std::error::Error + 'static>::is::<ConnectorError>);
     if unreachable {
         let text = format!("no credentials could be fetched: {}", innermost(error));
         return place.trouble(TroubleKind::Unreachable, &text);
@@ -347,7 +347,8 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 /// The cause at the bottom, in its own words. A time-out's last cause repeats
 /// that it timed out and leaves out what did.
 fn innermost(error: &(dyn Error + 'static)) -> String {
-    let words = chain(error).map(|cause| cause.to_string()).filter(|cause| cause != "timed out");
+    let words =
+        chain(error).map(std::string::ToString::to_string).filter(|cause| cause != "timed out");
     first_line(&words.last().unwrap_or_default()).to_owned()
 }
 

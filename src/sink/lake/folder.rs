@@ -169,7 +169,9 @@ impl Folder {
     pub fn sync(&mut self) -> Result<(), Error> {
         while let Some(folder) = self.unsynced.first() {
             match File::open(folder).and_then(|handle| handle.sync_all()) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // It was removed by hand, or is on a file system that does not
+                // sync folders (some of FUSE and CIFS).
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {}
                 synced => synced.at("made durable", folder)?,
             }
             self.unsynced.pop_first();

@@ -21,7 +21,7 @@ fn a_batch_arrives_byte_for_byte() {
     assert_eq!(verdict, "Answered([Delivered, Delivered])");
     let stored = stand_in.stored();
     let records: Vec<&[u8]> = stored.records().iter().map(|record| &record[..]).collect();
-    assert_eq!(records, parcels.each_ref().map(|parcel| parcel.as_bytes()));
+    assert_eq!(records, parcels.each_ref().map(std::string::String::as_bytes));
     assert!(stored.missing("pi", 7, 3).is_empty());
     let agent_and_version = format!("lib/iot-agent/{}", env!("CARGO_PKG_VERSION"));
     says(&stand_in.stats().last_user_agent, &[&agent_and_version]);

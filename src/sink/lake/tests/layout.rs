@@ -118,7 +118,8 @@ fn sealed_row_groups_stay_as_they_are() {
     let file = File::open(lake.path().join("data").join(&names[0])).unwrap();
     let reader = SerializedFileReader::new(file).unwrap();
     let groups = reader.metadata().row_groups().iter();
-    let counts: Vec<i64> = groups.map(|group| group.num_rows()).collect();
+    let counts: Vec<i64> =
+        groups.map(parquet::file::metadata::RowGroupMetaData::num_rows).collect();
     assert_eq!(counts, [2, 2, 2]);
     assert!(seqs(lake.path()).into_iter().eq(0..6));
 }

@@ -169,7 +169,7 @@ proptest! {
         }
         let mut found: BTreeMap<Key, usize> = BTreeMap::new();
         for (_, device, run, seq) in rows(lake.path()) {
-            let device = device[1..].parse().unwrap();
+            let device = device.get(1..).unwrap().parse().unwrap();
             *found.entry((device, run.unwrap() as u64, seq.unwrap())).or_default() += 1;
         }
         prop_assert_eq!(found, expected);

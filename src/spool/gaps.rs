@@ -1,0 +1,233 @@
+//! Gaps: what will not arrive, until the sink has been told.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::Ranges;
+use crate::record::{Gap, GapReason, Run};
+use crate::spool::chunk::Header;
+
+/// Gaps kept at most: those of 16,384 devices fill the ledger's slot. What
+/// goes beyond is said in the log alone.
+const MAX_GAPS: usize = 16 * 1024;
+
+/// Gaps handed to the drain at once: they take their turn among the samples.
+const MAX_HANDED: usize = 256;
+
+/// Seqs that will not arrive, by device and run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gaps {
+    seqs: BTreeMap<Key, Ranges>,
+    /// How many ranges there are in all.
+    count: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Key {
+    device: String,
+    run: Run,
+    reason: GapReason,
+    simulated: bool,
+}
+
+/// What the ledger keeps of one [`Key`].
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    key: Key,
+    seqs: Ranges,
+}
+
+impl Gaps {
+    pub fn add(&mut self, gap: &Gap) {
+        self.change(gap, |seqs| seqs.insert_range(gap.first_seq, gap.last_seq));
+        if self.count > MAX_GAPS
+            && let Some(gap) = self.pop()
+        {
+            tracing::error!(?gap, "too much is missing to tell the sink all of it; left out");
+        }
+    }
+
+    pub fn remove(&mut self, gap: &Gap) {
+        self.change(gap, |seqs| seqs.remove_range(gap.first_seq, gap.last_seq));
+    }
+
+    fn change(&mut self, gap: &Gap, change: impl FnOnce(&mut Ranges)) {
+        let key = Key {
+            device: gap.device.clone(),
+            run: gap.run,
+            reason: gap.reason,
+            simulated: gap.simulated,
+        };
+        let mut seqs = self.seqs.remove(&key).unwrap_or_default();
+        let before = seqs.ranges();
+        change(&mut seqs);
+        self.count = self.count + seqs.ranges() - before;
+        if !seqs.is_empty() {
+            self.seqs.insert(key, seqs);
+        }
+    }
+
+    /// Takes one out.
+    pub fn pop(&mut self) -> Option<Gap> {
+        let gap = self.iter().next()?;
+        self.remove(&gap);
+        Some(gap)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.seqs.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Gap> {
+        self.seqs.iter().flat_map(|(key, seqs)| {
+            seqs.iter().map(|(first_seq, last_seq)| Gap {
+                device: key.device.clone(),
+                run: key.run,
+                first_seq,
+                last_seq,
+                kept: 0,
+                reason: key.reason,
+                simulated: key.simulated,
+            })
+        })
+    }
+
+    /// As the ledger keeps them.
+    pub fn to_json(&self) -> Vec<serde_json::Value> {
+        let kept =
+            self.seqs.iter().map(|(key, seqs)| Kept { key: key.clone(), seqs: seqs.clone() });
+        kept.filter_map(|kept| serde_json::to_value(kept).ok()).collect()
+    }
+
+    pub fn from_json(values: &[serde_json::Value]) -> Self {
+        let kept = values.iter().filter_map(|value| Kept::deserialize(value).ok());
+        let seqs: BTreeMap<_, _> = kept.map(|Kept { key, seqs }| (key, seqs)).collect();
+        let count = seqs.values().map(Ranges::ranges).sum();
+        Self { seqs, count }
+    }
+}
+
+/// The gap that dropping the chunk of `header` leaves.
+pub fn gap_of(header: &Header<'_>, reason: GapReason) -> Gap {
+    Gap {
+        device: header.device.to_owned(),
+        run: header.run,
+        first_seq: header.first_seq,
+        last_seq: header.last_seq,
+        kept: 0,
+        reason,
+        simulated: header.simulated,
+    }
+}
+
+/// The way of the gaps through RAM: known, handed to the drain, delivered.
+#[derive(Debug, Default)]
+pub struct Declarations {
+    known: Gaps,
+    /// A gap that is with the drain grows no more: it would be delivered as
+    /// it was.
+    handed: Vec<Gap>,
+    /// Not yet durable.
+    new: Gaps,
+    delivered: Vec<Gap>,
+}
+
+impl Declarations {
+    /// Takes in what the ledger knows.
+    pub fn learn(&mut self, gap: &Gap) {
+        self.known.add(gap);
+    }
+
+    /// Takes in what the ledger is yet to know.
+    pub fn declare(&mut self, gap: &Gap) {
+        self.known.add(gap);
+        self.new.add(gap);
+    }
+
+    /// What to deliver now.
+    pub fn hand(&mut self) -> Vec<Gap> {
+        while self.handed.len() < MAX_HANDED
+            && let Some(gap) = self.known.pop()
+        {
+            self.handed.push(gap);
+        }
+        self.handed.clone()
+    }
+
+    pub fn delivered(&mut self, gap: Gap) {
+        self.handed.retain(|handed| *handed != gap);
+        self.delivered.push(gap);
+    }
+
+    /// Whether the ledger is to be told something.
+    pub fn any_news(&self) -> bool {
+        !self.new.is_empty() || !self.delivered.is_empty()
+    }
+
+    /// What to tell the ledger: new ones, then those delivered.
+    pub fn take_news(&mut self) -> (Gaps, Vec<Gap>) {
+        (std::mem::take(&mut self.new), std::mem::take(&mut self.delivered))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gap(device: &str, first_seq: u64, last_seq: u64) -> Gap {
+        Gap {
+            device: device.into(),
+            run: Run(1),
+            first_seq,
+            last_seq,
+            kept: 0,
+            reason: GapReason::Evicted,
+            simulated: false,
+        }
+    }
+
+    #[test]
+    fn neighbours_become_one_and_others_stay_apart() {
+        let mut gaps = Gaps::default();
+        gaps.add(&gap("a", 10, 19));
+        gaps.add(&gap("b", 0, 9));
+        gaps.add(&gap("a", 0, 9));
+        gaps.add(&Gap { run: Run(2), ..gap("a", 20, 29) });
+        let all: Vec<_> = gaps.iter().collect();
+        let of_run_2 = Gap { run: Run(2), ..gap("a", 20, 29) };
+        assert_eq!(all, [gap("a", 0, 19), of_run_2, gap("b", 0, 9)]);
+        assert_eq!(Gaps::from_json(&gaps.to_json()), gaps);
+        gaps.remove(&gap("a", 5, 7));
+        assert_eq!(gaps.count, 4);
+    }
+
+    #[test]
+    fn ten_thousand_devices_fit_a_ledger_and_what_is_beyond_the_bound_goes() {
+        let mut gaps = Gaps::default();
+        (0..20_000).for_each(|n| gaps.add(&gap(&format!("{n:064}"), 0, u64::from(u32::MAX))));
+        assert_eq!(gaps.iter().count(), MAX_GAPS);
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = crate::ledger::Ledger::open(folder.path()).unwrap();
+        ledger.book_mut().declarations = gaps.to_json();
+        ledger.commit().unwrap();
+    }
+
+    #[test]
+    fn what_is_with_the_drain_does_not_grow_and_is_bounded() {
+        let mut declarations = Declarations::default();
+        declarations.learn(&gap("a", 0, 9));
+        assert_eq!(declarations.hand(), [gap("a", 0, 9)]);
+        declarations.declare(&gap("a", 10, 19));
+        assert_eq!(declarations.hand(), [gap("a", 0, 9), gap("a", 10, 19)]);
+        declarations.delivered(gap("a", 0, 9));
+        assert_eq!(declarations.hand(), [gap("a", 10, 19)]);
+        let (new, delivered) = declarations.take_news();
+        assert_eq!(new.iter().collect::<Vec<_>>(), [gap("a", 10, 19)]);
+        assert_eq!(delivered, [gap("a", 0, 9)]);
+        (0..1000).for_each(|n| declarations.learn(&gap("c", n * 2, n * 2)));
+        assert_eq!(declarations.hand().len(), MAX_HANDED);
+        assert_eq!(declarations.hand().len(), MAX_HANDED);
+    }
+}

@@ -1,0 +1,135 @@
+//! Room: the spool stays within its bounds, and what that costs is declared.
+
+use crate::record::GapReason;
+use crate::spool::chunk::Header;
+use crate::spool::generation::Span;
+use crate::spool::keeper::{Keeper, SCAN_BYTES};
+use crate::spool::policy::Bounds;
+use crate::spool::store::StoreError;
+
+/// What is known about being full.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// What the spool took when its file system became short of space: it
+    /// takes no more than that until there is space again.
+    squeezed: Option<u64>,
+    /// The last commit found no space, whatever the file system says.
+    refused: bool,
+    /// Why the oldest samples go, if they do.
+    full: Option<&'static str>,
+}
+
+impl Room {
+    pub fn full(&self) -> Option<&'static str> {
+        self.full
+    }
+}
+
+impl Keeper {
+    /// Evicts until `bytes` more fit the bounds.
+    pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), StoreError> {
+        let growth = Bounds::growth(bytes);
+        let mut short = self.is_short(growth) || std::mem::take(&mut self.room.refused);
+        if !short {
+            self.note_room(growth);
+            return Ok(());
+        }
+        self.release()?;
+        while short {
+            if !self.generations.drop_aside() {
+                let oldest = self.generations.spans().first().copied();
+                let Some(span) = oldest.filter(|_| self.may_fit(growth)) else {
+                    self.note_full();
+                    return Err(StoreError::Full(self.folder.clone()));
+                };
+                self.evict(span)?;
+            }
+            self.measure();
+            short = self.is_short(growth);
+        }
+        Ok(())
+    }
+
+    /// Whether an empty spool could take `growth` bytes: if not, nothing is
+    /// dropped for it.
+    fn may_fit(&self, growth: u64) -> bool {
+        growth <= self.room.squeezed.unwrap_or(u64::MAX).min(self.bounds.usable_bytes())
+    }
+
+    /// The disk had no space for a commit. What the file system tells of is
+    /// dealt with already, and another eviction in vain would only lose more.
+    pub(super) fn refused(&mut self) {
+        self.room.refused =
+            !self.generations.spans().is_empty() && self.bounds.leaves_free(&self.folder, 0);
+    }
+
+    /// Whether `growth` bytes more would break a bound. A file system with too
+    /// little free space acts as a full spool: dropping all that the spool has
+    /// would not cure what others fill.
+    fn is_short(&mut self, growth: u64) -> bool {
+        let disk_bytes = self.report.holding.disk_bytes;
+        if self.bounds.leaves_free(&self.folder, growth) {
+            self.room.squeezed = None;
+        } else {
+            self.room.squeezed.get_or_insert(disk_bytes);
+        }
+        let most = self.room.squeezed.unwrap_or(u64::MAX).min(self.bounds.usable_bytes());
+        disk_bytes + growth > most
+    }
+
+    fn note_full(&mut self) {
+        let full = match self.room.squeezed {
+            Some(_) => "its file system has less free space than spool.keep_free",
+            None => "spool.max_bytes is reached",
+        };
+        if self.room.full.replace(full).is_none() {
+            tracing::warn!("the spool is full, the oldest samples go and are declared: {full}");
+        }
+    }
+
+    /// An eviction makes room for a generation: full ends where there is more.
+    fn note_room(&mut self, growth: u64) {
+        let slack = growth + 2 * self.bounds.generation_bytes;
+        if self.room.full.is_some()
+            && self.report.holding.disk_bytes + slack < self.bounds.usable_bytes()
+            && self.bounds.leaves_free(&self.folder, slack)
+        {
+            self.room.full = None;
+            let evicted = self.report.holding.evicted_samples;
+            tracing::info!(evicted, "the spool has room again");
+        }
+    }
+
+    /// Declares what the oldest generation still holds, durably, and deletes it.
+    fn evict(&mut self, span: Span) -> Result<(), StoreError> {
+        self.note_full();
+        let mut from = span.first;
+        while let Some(number) = self.outstanding.at_or_after(from).filter(|&n| n <= span.last) {
+            let store = self.generations.reader(span);
+            let scanned = store.and_then(|store| store.scan(number, span.last, SCAN_BYTES));
+            let found = match scanned {
+                Ok(found) => found,
+                Err(StoreError::Damaged { .. }) => break,
+                Err(error) => return Err(error),
+            };
+            let Some((last, _)) = found.last() else { break };
+            from = last.saturating_add(1);
+            for (number, frame) in &found {
+                let Ok(header) = Header::head(frame) else { continue };
+                if self.outstanding.contains(*number) {
+                    self.declare(&header, GapReason::Evicted);
+                    self.report.holding.evicted_samples += header.entries as u64;
+                    self.forget(*number, *number);
+                }
+            }
+        }
+        // What could not be read is lost with the rest.
+        let lost = self.forget(span.first, span.last);
+        self.report.holding.lost_chunks += lost;
+        if lost > 0 {
+            tracing::error!(chunks = lost, "dropped chunks could not be read and are not declared");
+        }
+        self.commit_ledger()?;
+        self.generations.delete(span.first).map_err(|e| StoreError::io(&self.folder, e))
+    }
+}

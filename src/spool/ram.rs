@@ -1,0 +1,381 @@
+//! The half of the spool in RAM: samples gather to chunks, and chunks wait
+//! here to be delivered, to become durable, or for room.
+//!
+//! Nothing scans: with 10,000 devices and 100,000 samples a second every
+//! question is answered from an [`Index`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::clock::BootId;
+use crate::ledger::Ranges;
+use crate::record::Sample;
+use crate::spool::chunk::{Chunk, Entry, MAX_FRAME_BYTES, Stamp};
+use crate::spool::gather::{Gathering, Open};
+use crate::spool::held::{Held, Index, Place};
+use crate::spool::keeper::Found;
+use crate::spool::lease::{Delivered, Lease};
+
+/// Frames kept while the disk does not take them; the oldest beyond go and
+/// are declared.
+const RING_BYTES: usize = 4 * 1024 * 1024;
+
+/// Durable frames of this start kept for the drain; the oldest beyond stay on
+/// disk only.
+const WARM_BYTES: usize = 256 * 1024;
+
+/// What RAM gave up.
+#[derive(Default)]
+pub struct Trimmed {
+    /// Frames that were nowhere else.
+    pub dropped: Vec<Arc<[u8]>>,
+    /// Numbers, bytes and stamps of those that now are on disk only.
+    pub cooled: Vec<(u64, u64, Stamp)>,
+}
+
+/// See the module.
+pub struct Ram {
+    boot: BootId,
+    open: Gathering,
+    held: BTreeMap<u64, Held>,
+    next_id: u64,
+    index: Index,
+    returns: (Sender<u64>, Receiver<u64>),
+    acked: Ranges,
+    acked_bytes: u64,
+    delivered: u64,
+}
+
+impl Ram {
+    pub fn new(boot: BootId) -> Self {
+        Self {
+            boot,
+            open: Gathering::default(),
+            held: BTreeMap::new(),
+            next_id: 0,
+            index: Index::default(),
+            returns: channel(),
+            acked: Ranges::default(),
+            acked_bytes: 0,
+            delivered: 0,
+        }
+    }
+
+    /// Takes a sample in, at boot time `now_ms`.
+    pub fn push(&mut self, sample: Sample, simulated: bool, now_ms: u64) {
+        let sealed = self.open.push(sample, simulated, now_ms);
+        sealed.into_iter().for_each(|open| self.hold_open(open));
+    }
+
+    /// Makes chunks of all samples that are not one yet.
+    pub fn seal(&mut self) {
+        while let Some(open) = self.open.seal_oldest() {
+            self.hold_open(open);
+        }
+    }
+
+    fn hold_open(&mut self, open: Open) {
+        let (Some(first), Some(last)) = (open.entries.first(), open.entries.last()) else {
+            return;
+        };
+        let chunk = Chunk {
+            number: 0,
+            device: open.device,
+            run: open.run,
+            boot: self.boot,
+            simulated: open.simulated,
+            foreign: false,
+            stride_log2: 0,
+            revision: 0,
+            first_seq: first.seq,
+            last_seq: last.seq,
+            entries: open.entries,
+        };
+        self.hold(chunk, open.born_ms, open.pushed);
+    }
+
+    /// Keeps `chunk`, in as many frames as it takes.
+    fn hold(&mut self, chunk: Chunk, born_ms: u64, mut pushed: Vec<u32>) {
+        let frame = chunk.encode();
+        if frame.len() > MAX_FRAME_BYTES && chunk.entries.len() > 1 {
+            let (first, second) = chunk.split();
+            let rest = pushed.split_off(first.entries.len().min(pushed.len()));
+            self.hold(first, born_ms, pushed);
+            if let Some(second) = second {
+                self.hold(second, born_ms, rest);
+            }
+            return;
+        }
+        let Some(stamp) = chunk.stamp() else { return };
+        self.add(Held {
+            frame: frame.into(),
+            entries: chunk.entries.len(),
+            first_seq: chunk.first_seq,
+            stamp,
+            born_ms,
+            due_ms: born_ms + pushed.first().map_or(0, |&later_ms| later_ms.into()),
+            pushed: pushed.into(),
+            place: Place::Ram,
+            from_disk: false,
+            leased: false,
+            gone: false,
+            delivered: Delivered::default(),
+        });
+    }
+
+    /// Keeps what was found on disk.
+    pub fn hold_found(&mut self, found: Found) {
+        self.add(Held {
+            frame: found.frame,
+            entries: found.entries,
+            first_seq: found.first_seq,
+            stamp: found.stamp,
+            born_ms: 0,
+            due_ms: 0,
+            pushed: Box::default(),
+            place: Place::Disk(found.number),
+            from_disk: true,
+            leased: false,
+            gone: false,
+            delivered: Delivered::default(),
+        });
+    }
+
+    fn add(&mut self, held: Held) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.insert(id, held);
+    }
+
+    fn insert(&mut self, id: u64, held: Held) {
+        self.index.enter(id, &held);
+        self.held.insert(id, held);
+    }
+
+    fn take(&mut self, id: u64) -> Option<Held> {
+        let held = self.held.remove(&id)?;
+        self.index.leave(id, &held);
+        Some(held)
+    }
+
+    fn change(&mut self, id: u64, change: impl FnOnce(&mut Held)) {
+        if let Some(mut held) = self.take(id) {
+            change(&mut held);
+            self.insert(id, held);
+        }
+    }
+
+    /// Boot time (ms) when the oldest sample came in that is neither durable
+    /// nor delivered.
+    pub fn oldest_ms(&self) -> Option<u64> {
+        let mut oldest = self.open.oldest().map_or(u64::MAX, |(born_ms, _)| born_ms);
+        // A key may lag behind what the drain has delivered since.
+        for &(due_ms, id) in &self.index.due {
+            if due_ms >= oldest {
+                break;
+            }
+            oldest = oldest.min(self.held.get(&id).map_or(u64::MAX, Held::oldest_ms));
+        }
+        (oldest < u64::MAX).then_some(oldest)
+    }
+
+    /// Marks chunks as on their way to disk, the oldest first, up to
+    /// `max_bytes`.
+    pub fn take_fresh(&mut self, max_bytes: usize) -> (Vec<u64>, Vec<Arc<[u8]>>) {
+        let (mut ids, mut frames, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for &(_, id) in &self.index.due {
+            let Some(held) = self.held.get(&id) else { continue };
+            if held.oldest_ms() == u64::MAX {
+                continue;
+            }
+            bytes += held.frame.len();
+            if bytes > max_bytes && !ids.is_empty() {
+                break;
+            }
+            ids.push(id);
+            frames.push(Arc::clone(&held.frame));
+        }
+        ids.iter().for_each(|&id| self.change(id, |held| held.place = Place::Committing));
+        (ids, frames)
+    }
+
+    /// The commit of `ids` has ended: durable under the numbers from `first`
+    /// on, or not at all.
+    pub fn committed(&mut self, ids: &[u64], first: Option<u64>) {
+        for (&id, nth) in ids.iter().zip(0..) {
+            let place = first.map_or(Place::Ram, |first| Place::Disk(first + nth));
+            self.change(id, |held| held.place = place);
+            if self.held.get(&id).is_some_and(|held| held.gone) {
+                self.let_go(id);
+            }
+        }
+    }
+
+    /// The next chunk to deliver, without what was delivered of it: the
+    /// oldest of this start, then the oldest from disk, or with
+    /// `oldest_first` the other way round, unless more from disk is `coming`.
+    pub fn lease(&mut self, oldest_first: bool, coming: bool) -> Option<(Chunk, Lease)> {
+        let (live, backlog) =
+            (self.index.live.first().copied(), self.index.backlog.first().copied());
+        let id = match oldest_first {
+            true => backlog.or(live.filter(|_| !coming)),
+            false => live.or(backlog),
+        }?;
+        let held = self.held.get(&id)?;
+        let mut chunk = Chunk::decode(&held.frame).ok()?;
+        let delivered = held.delivered.clone();
+        chunk.entries.retain(|entry| !delivered.seqs().contains(entry.seq));
+        self.change(id, |held| held.leased = true);
+        Some((chunk, Lease::new(id, delivered, self.returns.0.clone())))
+    }
+
+    /// Takes in which leases have ended, and what was delivered under those
+    /// that have not.
+    pub fn settle(&mut self) {
+        while let Ok(id) = self.returns.1.try_recv() {
+            match self.held.get(&id).map(Held::later_ms) {
+                Some(None) => self.let_go(id),
+                Some(_) => self.change(id, |held| held.leased = false),
+                None => {}
+            }
+        }
+        while let Some(&(due_ms, id)) = self.index.due.first()
+            && let Some(oldest_ms) = self.held.get(&id).map(Held::oldest_ms)
+            && oldest_ms > due_ms
+        {
+            self.change(id, |held| held.due_ms = oldest_ms);
+        }
+    }
+
+    /// All of chunk `id` was delivered.
+    fn let_go(&mut self, id: u64) {
+        let Some(mut held) = self.take(id) else { return };
+        if !held.gone {
+            self.delivered += held.entries as u64;
+        }
+        match held.place {
+            Place::Ram => {}
+            Place::Committing => {
+                held.gone = true;
+                self.insert(id, held);
+            }
+            Place::Disk(number) => {
+                self.acked.insert(number);
+                self.acked_bytes += held.frame.len() as u64;
+            }
+        }
+    }
+
+    /// Keeps RAM within its bounds.
+    pub fn trim(&mut self) -> Trimmed {
+        let mut trimmed = Trimmed::default();
+        while self.index.warm_bytes > WARM_BYTES
+            && let Some(id) = self.index.warm.first().copied()
+            && let Some(held) = self.take(id)
+        {
+            if let Place::Disk(number) = held.place {
+                trimmed.cooled.push((number, held.frame.len() as u64, held.stamp));
+            }
+        }
+        let mut excess = self.index.fresh_bytes.saturating_sub(RING_BYTES);
+        let mut drop = Vec::new();
+        for &(_, id) in &self.index.due {
+            if excess == 0 {
+                break;
+            }
+            if let Some(held) = self.held.get(&id).filter(|held| !held.leased) {
+                excess = excess.saturating_sub(held.frame.len());
+                drop.push(id);
+            }
+        }
+        let dropped = drop.into_iter().filter_map(|id| self.take(id));
+        trimmed.dropped = dropped.map(|held| held.frame).collect();
+        trimmed
+    }
+
+    /// Makes chunks of what is left of those that were delivered in part, so
+    /// that nothing is delivered twice after a clean stop.
+    pub fn rewrite_parts(&mut self) {
+        let in_part = |held: &Held| {
+            !held.leased && held.place != Place::Committing && !held.delivered.seqs().is_empty()
+        };
+        let ids: Vec<u64> =
+            self.held.iter().filter(|(_, held)| in_part(held)).map(|(&id, _)| id).collect();
+        for id in ids {
+            let Some(held) = self.held.get(&id) else { continue };
+            let Ok(chunk) = Chunk::decode(&held.frame) else { continue };
+            let (delivered, born_ms) = (held.delivered.clone(), held.born_ms);
+            let rest = chunk.entries.iter().filter(|e| !delivered.seqs().contains(e.seq)).cloned();
+            let mut rest = rest.collect::<Vec<_>>();
+            self.let_go(id);
+            while let Some(first_seq) = rest.first().map(|entry| entry.seq) {
+                let follow = rest.iter().zip(first_seq..).take_while(|(e, seq)| e.seq == *seq);
+                let entries: Vec<Entry> = rest.drain(..follow.count()).collect();
+                self.delivered -= entries.len() as u64;
+                let last_seq = entries.last().map_or(first_seq, |entry| entry.seq);
+                let (device, part) = (Arc::clone(&chunk.device), Vec::new());
+                self.hold(Chunk { first_seq, last_seq, entries, device, ..chunk }, born_ms, part);
+            }
+        }
+    }
+
+    /// Takes the numbers of durable chunks that were delivered, and their
+    /// bytes.
+    pub fn take_acked(&mut self) -> (Ranges, u64) {
+        (std::mem::take(&mut self.acked), std::mem::take(&mut self.acked_bytes))
+    }
+
+    pub fn any_acked(&self) -> bool {
+        !self.acked.is_empty()
+    }
+
+    /// The stamp of the oldest sample that is not delivered.
+    pub fn oldest(&self) -> Option<Stamp> {
+        let mut oldest = self.open.oldest().map(|(_, at)| Stamp { boot: self.boot, at });
+        for &(wall_ms, id) in &self.index.ages {
+            if oldest.is_some_and(|oldest| oldest.at.wall_ms <= wall_ms) {
+                break;
+            }
+            let Some(held) = self.held.get(&id) else { continue };
+            let Some(later_ms) = held.later_ms() else { continue };
+            let mut stamp = held.stamp;
+            stamp.at.wall_ms = stamp.at.wall_ms.saturating_add_unsigned(later_ms);
+            stamp.at.boot_ms = stamp.at.boot_ms.saturating_add(later_ms);
+            if oldest.is_none_or(|oldest| stamp.at.wall_ms < oldest.at.wall_ms) {
+                oldest = Some(stamp);
+            }
+        }
+        oldest
+    }
+
+    /// Whether it takes more without dropping anything soon.
+    pub fn room(&self) -> bool {
+        self.index.fresh_bytes < RING_BYTES / 2
+    }
+
+    /// Bytes of the frames that are in RAM only and not on their way to disk.
+    pub fn fresh_bytes(&self) -> usize {
+        self.index.fresh_bytes
+    }
+
+    /// Bytes from disk that are not leased.
+    pub fn backlog_bytes(&self) -> usize {
+        self.index.backlog_bytes
+    }
+
+    /// How many chunks here are durable too, and their bytes.
+    pub fn durable(&self) -> (u64, u64) {
+        self.index.durable
+    }
+
+    /// Bytes not delivered, samples that are not yet a chunk included.
+    pub fn bytes(&self) -> u64 {
+        (self.index.bytes + self.open.bytes()) as u64
+    }
+
+    /// Samples delivered.
+    pub fn delivered(&self) -> u64 {
+        self.delivered
+    }
+}

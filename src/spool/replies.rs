@@ -1,0 +1,147 @@
+//! What the owner thread answers, and the way to a clean stop.
+
+use crate::clock::{BootId, Moment};
+use crate::spool::Spool;
+use crate::spool::keeper::{Fetched, Report};
+use crate::spool::thread::{Command, Reply};
+use crate::spool::trouble::Backoff;
+
+impl Spool {
+    /// The next answer of the owner thread; to be handed to [`Spool::heard`].
+    /// Nothing is lost if it is dropped before it is ready; where there is no
+    /// thread any more it never is.
+    pub async fn hear(&mut self) -> Reply {
+        if self.line.thread.is_none() {
+            return std::future::pending().await;
+        }
+        self.line.replies.recv().await.unwrap_or(Reply::Ended)
+    }
+
+    /// Takes the thread's answer in.
+    pub fn heard(&mut self, reply: Reply) {
+        match reply {
+            Reply::Opened { outstanding, offsets, report } => {
+                self.opened = true;
+                (self.disk_only, self.disk_only_bytes) = (outstanding, report.holding.bytes);
+                let parsed = offsets.into_iter();
+                let known = parsed.filter_map(|(id, ms)| Some((BootId::parse(&id)?, ms)));
+                known.for_each(|(id, ms)| {
+                    self.offsets.entry(id).or_insert(ms);
+                });
+                self.writing.is(None);
+                self.take_report(report);
+                // Its oldest sample says how old the backlog is.
+                self.prefetch();
+            }
+            Reply::OpenFailed(why) => self.writing.is(Some(why)),
+            Reply::Committed(result, report) => self.committed(result, report),
+            Reply::Fetched(fetched, report) => self.fetched(fetched, report),
+            Reply::Closed(result) => self.writing.is(result.err()),
+            Reply::Ended => {
+                self.line.thread = None;
+                self.opened = false;
+                self.writing.is(Some("its thread has ended: restart the agent".into()));
+            }
+        }
+        self.settle();
+    }
+
+    fn committed(&mut self, result: Result<u64, String>, report: Report) {
+        let (ids, _) = self.committing.take().unwrap_or_default();
+        self.ram.committed(&ids, result.as_ref().ok().copied());
+        match &result {
+            Ok(_) => {
+                self.stats.commits += 1;
+                self.commit_backoff = Backoff::default();
+            }
+            Err(_) => self.commit_backoff.failed(self.now_ms),
+        }
+        self.writing.is(result.err());
+        self.take_report(report);
+    }
+
+    fn fetched(&mut self, fetched: Fetched, report: Report) {
+        let wanted = self.fetching.take().unwrap_or_default();
+        if let Some(settled) = fetched.settled {
+            for (first, last) in wanted.iter().take_while(|(first, _)| *first <= settled) {
+                self.disk_only.remove_range(first, last.min(settled));
+            }
+        }
+        self.disk_oldest = fetched.found.last().map(|found| found.stamp).or(self.disk_oldest);
+        for found in fetched.found {
+            self.disk_only_bytes = self.disk_only_bytes.saturating_sub(found.frame.len() as u64);
+            self.ram.hold_found(found);
+        }
+        match &fetched.error {
+            Some(_) => self.fetch_backoff.failed(self.now_ms),
+            None => self.fetch_backoff = Backoff::default(),
+        }
+        self.reading.is(fetched.error.map(|error| error.to_string()));
+        self.take_report(report);
+    }
+
+    fn take_report(&mut self, report: Report) {
+        self.stats.holding = report.holding;
+        report.gaps.iter().for_each(|gap| self.declarations.learn(gap));
+        let (gone, bytes) = report.gone;
+        gone.iter().for_each(|(first, last)| self.disk_only.remove_range(first, last));
+        self.disk_only_bytes = self.disk_only_bytes.saturating_sub(bytes);
+        if self.disk_only.is_empty() {
+            (self.disk_only_bytes, self.disk_oldest) = (0, None);
+        }
+    }
+
+    /// Makes everything durable that is not delivered, and ends the thread.
+    /// Takes as long as the disk; the caller bounds it. An error says why
+    /// something may be lost.
+    pub async fn close(&mut self, now: &Moment) -> Result<(), String> {
+        self.now_ms = now.boot_ms;
+        if !self.opened && self.writing.why.is_some() {
+            return self.end(self.writing.why.clone()).await;
+        }
+        while !self.opened || self.committing.is_some() {
+            let reply = self.hear().await;
+            let failed = matches!(&reply, Reply::OpenFailed(_) | Reply::Ended);
+            self.heard(reply);
+            if failed {
+                return self.end(self.writing.why.clone()).await;
+            }
+        }
+        loop {
+            self.settle();
+            self.ram.rewrite_parts();
+            self.seal();
+            self.settle();
+            if self.ram.fresh_bytes() == 0 && self.marks_since_ms.is_none() {
+                return self.end(None).await;
+            }
+            self.commit(self.ram.fresh_bytes() <= self.commit_bytes);
+            while self.committing.is_some() {
+                let reply = self.hear().await;
+                let failed = matches!(&reply, Reply::Committed(Err(_), _) | Reply::Ended);
+                self.heard(reply);
+                if failed {
+                    return self.end(self.writing.why.clone()).await;
+                }
+            }
+        }
+    }
+
+    /// Ends the thread; `lost` says why something may be lost.
+    async fn end(&mut self, lost: Option<String>) -> Result<(), String> {
+        self.send(Command::Close);
+        let mut closed = Err("its thread has ended".into());
+        while self.line.thread.is_some() {
+            match self.hear().await {
+                Reply::Closed(result) => {
+                    closed = result;
+                    if let Some(thread) = self.line.thread.take() {
+                        let _ = thread.join();
+                    }
+                }
+                reply => self.heard(reply),
+            }
+        }
+        lost.map_or(closed, Err)
+    }
+}
