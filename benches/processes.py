@@ -91,6 +91,7 @@ class StandIn(Process):
     program = None
 
     def __init__(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
         env = CLEAN | {"TMPDIR": str(folder)}
         super().__init__([self.program, "--tls"], env, folder / "stand-in.log", subprocess.PIPE)
         self.told = json.loads(self.child.stdout.readline())
@@ -127,6 +128,7 @@ class Agent(Process):
             defaults["sink.firehose.endpoint_url"] = f"https://127.0.0.1:{free_port()}"
         simulated = "--simulate" in arguments
         self.spool = folder / "simulated/spool" if simulated else folder / "spool"
+        self.disk = None
         if "spool.path" in settings:
             self.spool = Path(settings["spool.path"])
         command = [self.program, "--config", folder / "iot-agent.toml", *arguments]
@@ -146,8 +148,9 @@ class Agent(Process):
             with contextlib.suppress(OSError, KeyError):
                 status = fields(task / "status")
                 threads[task.name] = status["Name"], int(status["voluntary_ctxt_switches"])
-        written = int(fields(f"/proc/{self.pid}/io")["write_bytes"])
-        return {"at": time.monotonic(), "cpu_ms": self.cpu_ms(), "written": written,
+        dirtied = int(fields(f"/proc/{self.pid}/io")["write_bytes"])
+        return {"at": time.monotonic(), "cpu_ms": self.cpu_ms(), "dirtied": dirtied,
+                "written": self.disk() if self.disk else None,
                 "lines": self.log_lines(), "threads": threads}
 
     def ledger_edition(self):
@@ -173,6 +176,31 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def own_disk(place):
+    """Mounts an ext4 file system of its own at `place`: yields a function that says how many bytes
+    have reached its device, or None where there can be none."""
+    image = place.with_suffix(".ext4")
+    with image.open("wb") as file:
+        file.truncate(256 << 20)
+    commands = [["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", image],
+                ["mount", "-o", "loop", image, place]]
+    try:
+        for command in commands:
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        say(f"no disk of its own: {error}")
+        yield None
+        return
+    try:
+        device = os.stat(place).st_dev
+        stat = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+        # Documentation/block/stat.rst: the seventh is sectors of 512 bytes written.
+        yield lambda: int(stat.read_text().split()[6]) * 512
+    finally:
+        subprocess.run(["umount", "--lazy", place], timeout=60)
 
 
 def busy_ms():
@@ -202,8 +230,9 @@ def watch(agents, seconds):
         figures[name] = agent.memory() | {
             "seconds": span, "cpu_ms_a_second": (y["cpu_ms"] - x["cpu_ms"]) / span,
             "wakes": sum(wakes.values()), "wakes_by_thread": wakes,
-            "written": y["written"] - x["written"], "commits": len(editions[name]) - 1,
-            "log_lines": y["lines"] - x["lines"]}
+            "dirtied": y["dirtied"] - x["dirtied"],
+            "written": y["written"] - x["written"] if agents[name].disk else None,
+            "commits": len(editions[name]) - 1, "log_lines": y["lines"] - x["lines"]}
     ours = sum(f["cpu_ms_a_second"] * f["seconds"] for f in figures.values())
     others = (busy_ms() - busy - ours) / ((time.monotonic() - begun) * 10 * os.cpu_count())
     say(f"all else used {others:.0f} % of the machine's CPU in this window")
