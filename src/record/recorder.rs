@@ -8,9 +8,12 @@ use crate::clock::Moment;
 use crate::record::{Run, Sample, Settings};
 use crate::sensor::{Reading, Readings, Sensor};
 
-/// A body's bytes at most. A frame of one sample must fit 7 KiB even where
-/// nothing compresses, and this leaves room for its header.
+/// A body's bytes at most, compressed where it is longer than that: a frame of
+/// one sample must fit 7 KiB, and this leaves room for its header.
 pub const MAX_BODY_BYTES: usize = 6 * 1024;
+
+/// The same uncompressed: hundreds of sensors and file systems.
+const MAX_PLAIN_BYTES: usize = 64 * 1024;
 
 /// The agent's own spool, as it goes into each sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -99,19 +102,17 @@ impl Recorder {
             // Readings are numbers, strings and lists of them: always JSON.
             let json = serde_json::to_string(&body).unwrap_or_else(|_| "{}".into());
             let inner = json.get(1..json.len() - 1).unwrap_or_default();
-            if inner.len() + self.tail.len() <= MAX_BODY_BYTES {
-                return format!("{inner}{}", self.tail).into_boxed_str();
-            }
-            // What is left then is a few hundred bytes and the labels, which
-            // the config bounds.
-            if readings.disks.is_empty() && readings.sensors.is_empty() {
-                return format!("{inner}{}", self.tail).into_boxed_str();
+            let body = format!("{inner}{}", self.tail);
+            // What is left without the lists is a few hundred bytes and the
+            // labels, which the config bounds.
+            if fits(&body) || (readings.disks.is_empty() && readings.sensors.is_empty()) {
+                return body.into_boxed_str();
             }
             if !std::mem::replace(&mut self.said_too_long, true) {
                 tracing::warn!(
                     disks = readings.disks.len(),
                     sensors = readings.sensors.len(),
-                    "a sample is longer than {MAX_BODY_BYTES} bytes: \
+                    "a sample does not fit {MAX_BODY_BYTES} bytes: \
                      the end of its disks and sensors lists is left out"
                 );
             }
@@ -119,6 +120,11 @@ impl Recorder {
             readings.sensors.truncate(readings.sensors.len() / 2);
         }
     }
+}
+
+fn fits(body: &str) -> bool {
+    let packed = || lz4_flex::block::compress(body.as_bytes()).len();
+    body.len() <= MAX_BODY_BYTES || (body.len() <= MAX_PLAIN_BYTES && packed() <= MAX_BODY_BYTES)
 }
 
 #[cfg(test)]
@@ -177,7 +183,7 @@ mod tests {
         let readings = Readings { disks: (0..1000).map(disk).collect(), ..Readings::default() };
         let reading = Reading { readings, late: std::time::Duration::ZERO };
         let sample = recorder().record(0, reading, AT, Backlog::default()).unwrap();
-        assert!(sample.body.len() <= MAX_BODY_BYTES);
+        assert!(fits(&sample.body));
         assert!(sample.body.contains("/srv/0000"));
     }
 }

@@ -63,7 +63,8 @@ pub struct Index {
     /// Chunks that may be leased: of this start, and from disk.
     pub live: BTreeSet<u64>,
     pub backlog: BTreeSet<u64>,
-    /// Those of `live` that are durable.
+    /// Those of `live` that are durable and of which nothing is delivered: what
+    /// is delivered in part is known only here.
     pub warm: BTreeSet<u64>,
     /// All that is not delivered, by the wall time of the first sample.
     pub ages: BTreeSet<(i64, u64)>,
@@ -97,7 +98,7 @@ impl Index {
             self.backlog.insert(id);
         } else if idle {
             self.live.insert(id);
-            if matches!(held.place, Place::Disk(_)) {
+            if matches!(held.place, Place::Disk(_)) && held.delivered.seqs().is_empty() {
                 self.warm.insert(id);
             }
         }

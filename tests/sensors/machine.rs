@@ -138,6 +138,7 @@ impl Machine {
         command.args(["--watch", "--set", "sample.interval=200ms"]);
         let stderr = self.path().join("stderr");
         let log = fs::File::create(&stderr).unwrap();
+        command.env("IOT_AGENT_LOG", "info");
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let (lines, stdout) = (channel(), child.stdout.take().unwrap());
         thread::spawn(move || {
