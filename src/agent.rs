@@ -3,6 +3,7 @@
 //! One thread runs it all but the disk's own; nothing here blocks. It sleeps
 //! until the earliest of: the next sample, commit, hand-over or retry.
 
+mod alarm;
 mod handover;
 mod report;
 mod sampler;
@@ -13,7 +14,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::clock::{Clock, Moment};
 use crate::config::{Config, model};
@@ -26,6 +27,7 @@ use crate::sink::lake::Lake;
 use crate::sink::stdout::Stdout;
 use crate::sink::{self, Delivering, Probing, Sink};
 use crate::spool::{self, Claim, Spool};
+use alarm::Alarm;
 use handover::Gate;
 use sampler::Sampler;
 
@@ -53,6 +55,8 @@ pub enum Error {
     Spool(#[from] spool::Error),
     #[error(transparent)]
     Sink(#[from] sink::firehose::Error),
+    #[error("the kernel gives no timer: {0}")]
+    Timer(std::io::Error),
     #[error("the spool could not be closed in time: {0}; the last samples in memory may be lost")]
     Close(String),
 }
@@ -113,14 +117,16 @@ pub async fn run(
         asking: None,
         observed_ms: 0,
         report: Report { sink: sink.name(), ..Report::default() },
+        alarm: Alarm::new().map_err(Error::Timer)?,
         clock,
         sampler,
         spool,
         sink,
         observe,
     };
-    line.go_until(stop).await;
-    line.end().await
+    let went = line.go_until(stop).await;
+    let ended = line.end().await;
+    went.and(ended)
 }
 
 /// A stop before there was a sink: the credentials were still being looked for.
@@ -141,6 +147,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 struct Line<O> {
+    alarm: Alarm,
     clock: Clock,
     sampler: Sampler,
     spool: Spool,
@@ -159,18 +166,20 @@ struct Line<O> {
 }
 
 impl<O: FnMut(&Report)> Line<O> {
-    async fn go_until(&mut self, mut stop: Pin<&mut impl Future<Output = ()>>) {
+    async fn go_until(
+        &mut self,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), Error> {
         loop {
             let now = self.clock.now();
             let wake_ms = self.work(&now);
-            let wait = Duration::from_millis(wake_ms.saturating_sub(now.boot_ms));
             tokio::select! {
                 biased;
-                () = stop.as_mut() => return,
+                () = stop.as_mut() => return Ok(()),
                 verdict = answer(&mut self.delivering) => self.settle(verdict),
                 () = told(&mut self.asking) => self.asking = None,
                 reply = self.spool.hear() => self.spool.heard(reply),
-                () = tokio::time::sleep_until(Instant::now() + wait) => {}
+                rung = self.alarm.until(now.boot_ms, wake_ms) => rung.map_err(Error::Timer)?,
             }
         }
     }

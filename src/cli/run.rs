@@ -25,7 +25,7 @@ use crate::config::Loaded;
 const ECHO: Duration = Duration::from_millis(50);
 
 pub fn run(loaded: &Loaded, terminal: Option<MultiProgress>) -> anyhow::Result<ExitCode> {
-    one_arena();
+    tame_malloc();
     for source in &loaded.sources {
         tracing::info!("configuration read from {}", source.display());
     }
@@ -69,15 +69,25 @@ fn first_signal() -> io::Result<impl Future<Output = ()>> {
     Ok(async { drop(heard.await) })
 }
 
-/// glibc gives each thread an arena that never shrinks to nothing; one for all
-/// is enough for threads that mostly wait.
+/// Above this size what is freed goes back to the system at once.
+#[cfg(target_env = "gnu")]
+const MMAP_THRESHOLD_BYTES: i32 = 64 * 1024;
+
+/// glibc gives each thread an arena that never shrinks to nothing: one for all
+/// is enough for threads that mostly wait. And it learns from the first large
+/// block that is freed to keep such blocks: batches and sled's buffers come
+/// once a minute, and had better not stay in between.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
-fn one_arena() {
+fn tame_malloc() {
     // SAFETY: mallopt takes two integers and reads no memory of ours; it is
     // called before a second thread exists.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, MMAP_THRESHOLD_BYTES);
+    }
 }
 
 #[cfg(not(target_env = "gnu"))]
-fn one_arena() {}
+fn tame_malloc() {}
