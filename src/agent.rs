@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::clock::{Clock, Moment};
+use crate::clock::{self, Clock, Moment};
 use crate::config::{Config, model};
 use crate::drain::{Drain, Verdict};
 use crate::sensor::Sensor;
@@ -111,6 +111,7 @@ pub async fn run(
     let mut line = Line {
         drain: Drain::new(&config.send, sink.name(), sink.limits()),
         gate: Gate::new(&config.clock, &now),
+        was_lost: false,
         send_ms: now.boot_ms + millis(first),
         interval_ms: millis(config.send.interval),
         delivering: None,
@@ -154,6 +155,8 @@ struct Line<O> {
     drain: Drain,
     sink: Box<dyn Sink>,
     gate: Gate,
+    /// Whether the wall clock has stood before this program existed.
+    was_lost: bool,
     delivering: Option<Delivering>,
     /// Asks the service for the time, where nobody else knows it.
     asking: Option<Probing>,
@@ -200,10 +203,15 @@ impl<O: FnMut(&Report)> Line<O> {
         later.chain([sample_ms, self.send_ms]).min().unwrap_or(sample_ms)
     }
 
+    /// Learns what dates the samples from before the time was known. A clock that
+    /// left 1970 without the kernel calling it synchronised was set by hand.
     fn learn_offset(&mut self, now: &Moment) {
+        let plausible = clock::plausible(now.wall_ms);
+        self.was_lost |= !plausible;
+        let right = now.synced || (self.was_lost && plausible);
         let offset_ms = now.offset_ms();
         let known = self.spool.offset_ms(self.clock.boot());
-        if now.synced && known.is_none_or(|known| known.abs_diff(offset_ms) > OFFSET_STEP_MS) {
+        if right && known.is_none_or(|known| known.abs_diff(offset_ms) > OFFSET_STEP_MS) {
             self.spool.set_offset(offset_ms);
         }
     }

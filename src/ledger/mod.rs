@@ -147,12 +147,6 @@ impl Ledger {
         Ok(read(&folder.join(FILE_NAME))?.map(|found| found.book))
     }
 
-    /// Whether a readable slot was there when it was opened, or has been
-    /// written since.
-    pub fn found(&self) -> bool {
-        self.durable.is_some()
-    }
-
     pub fn book(&self) -> &Book {
         &self.book
     }
@@ -327,10 +321,9 @@ mod tests {
     #[test]
     fn the_newest_good_slot_wins() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(!Ledger::open(folder.path()).unwrap().found());
+        assert_eq!(*Ledger::open(folder.path()).unwrap().book(), Book::default());
         (1..=3).for_each(|run| at_run(folder.path(), run));
         let ledger = Ledger::open(folder.path()).unwrap();
-        assert!(ledger.found());
         assert_eq!(ledger.book().run, 3);
         assert!(ledger.book().outstanding.contains(2));
         assert_eq!(Ledger::peek(folder.path()).unwrap().as_ref(), Some(ledger.book()));
@@ -375,7 +368,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FILE_NAME), [0xff; 200_000]).unwrap();
         let ledger = Ledger::open(folder.path()).unwrap();
-        assert!(!ledger.found());
         assert_eq!(*ledger.book(), Book::default());
     }
 

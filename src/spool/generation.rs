@@ -6,7 +6,7 @@
 //! it may hold, so that a number finds its generation without opening any. It
 //! appears and disappears by a rename: a power cut leaves it whole or gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -36,6 +36,8 @@ pub struct Generations {
     ended: bool,
     /// Those that have lost something: not deleted, but set aside.
     suspects: BTreeSet<u64>,
+    /// Bytes on disk of those that nothing is written to.
+    bytes: BTreeMap<u64, u64>,
     reader: Option<(u64, Box<dyn Store>)>,
 }
 
@@ -56,6 +58,7 @@ impl Generations {
             newest: None,
             ended: false,
             suspects: BTreeSet::new(),
+            bytes: BTreeMap::new(),
             reader: None,
         }
     }
@@ -64,6 +67,7 @@ impl Generations {
     pub fn list(&mut self) -> io::Result<()> {
         self.close();
         self.firsts = firsts(&self.folder)?;
+        self.bytes.clear();
         for name in [MAKING, GOING] {
             // In the way only of the next one, which tries again.
             let _ = fs::remove_dir_all(self.folder.join(name));
@@ -105,9 +109,9 @@ impl Generations {
     }
 
     /// The store that holds `span`, opened for reading if need be.
-    pub fn reader(&mut self, span: Span) -> Result<&dyn Store, StoreError> {
+    pub fn reader(&mut self, span: Span) -> Result<&mut dyn Store, StoreError> {
         if self.firsts.last() == Some(&span.first) && !self.ended {
-            return self.newest(span.first).map(|store| &*store);
+            return self.newest(span.first);
         }
         let store = match self.reader.take() {
             Some((open, store)) if open == span.first => store,
@@ -116,7 +120,7 @@ impl Generations {
                 self.opener.open(&self.path(span.first))?
             }
         };
-        Ok(self.reader.insert((span.first, store)).1.as_ref())
+        Ok(self.reader.insert((span.first, store)).1.as_mut())
     }
 
     /// Whether `span` is the newest and the next chunks go there.
@@ -185,12 +189,30 @@ impl Generations {
         }
         self.firsts.retain(|&other| other != first);
         self.suspects.remove(&first);
+        self.bytes.remove(&first);
         Ok(())
     }
 
     /// Bytes the newest generation takes on disk; 0 if there is none.
     pub fn newest_bytes(&self) -> u64 {
         self.firsts.last().map_or(0, |&first| disk_bytes(&self.path(first)))
+    }
+
+    /// Bytes that all generations take on disk.
+    pub fn disk_bytes(&mut self) -> u64 {
+        let newest_bytes = self.newest_bytes();
+        let Some((_, closed)) = self.firsts.split_last() else { return 0 };
+        let reading = self.reader.as_ref().map(|(first, _)| *first);
+        let closed = closed.iter().map(|&first| match self.bytes.get(&first) {
+            // sled writes a little when it opens one.
+            Some(&bytes) if reading != Some(first) => bytes,
+            _ => {
+                let bytes = disk_bytes(&folder_of(&self.folder, first));
+                self.bytes.insert(first, bytes);
+                bytes
+            }
+        });
+        closed.sum::<u64>() + newest_bytes
     }
 
     fn path(&self, first: u64) -> PathBuf {
@@ -219,6 +241,16 @@ pub fn spans(firsts: &[u64]) -> Vec<Span> {
 /// The folder of the generation that begins at `first`.
 pub fn folder_of(spool: &Path, first: u64) -> PathBuf {
     spool.join(format!("{PREFIX}{first:020}"))
+}
+
+/// Bytes that `spool` takes on disk without its generations.
+pub fn other_bytes(spool: &Path) -> u64 {
+    let own = fs::symlink_metadata(spool).map_or(0, |meta| meta.blocks() * STAT_BLOCK_BYTES);
+    let Ok(entries) = fs::read_dir(spool) else { return own };
+    let others = entries
+        .flatten()
+        .filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+    own + others.map(|entry| disk_bytes(&entry.path())).sum::<u64>()
 }
 
 /// Bytes that everything under `path` takes on disk. What vanishes meanwhile

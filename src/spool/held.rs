@@ -63,8 +63,8 @@ pub struct Index {
     /// Chunks that may be leased: of this start, and from disk.
     pub live: BTreeSet<u64>,
     pub backlog: BTreeSet<u64>,
-    /// Those of `live` that are durable and of which nothing is delivered: what
-    /// is delivered in part is known only here.
+    /// Those of `live` that are durable. What was delivered in part is none:
+    /// only here it is known which part.
     pub warm: BTreeSet<u64>,
     /// All that is not delivered, by the wall time of the first sample.
     pub ages: BTreeSet<(i64, u64)>,

@@ -141,7 +141,7 @@ impl Copied {
     fn chunks(&mut self) -> Vec<Chunk> {
         let mut chunks = Vec::new();
         while chunks.is_empty()
-            && let (Some(store), Some(from)) = (&self.store, self.from)
+            && let (Some(store), Some(from)) = (&mut self.store, self.from)
         {
             let last = self.wanted.around(from).map_or(from, |(_, last)| last);
             let frames = store.scan(from, last, FETCH_BYTES).or_else(|_| {

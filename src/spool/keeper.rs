@@ -19,14 +19,10 @@ use crate::ledger::{Ledger, Ranges};
 use crate::record::{Gap, GapReason};
 use crate::spool::chunk::{Header, renumbered};
 use crate::spool::gaps::{Gaps, gap_of};
-use crate::spool::generation::{Generations, Span, disk_bytes};
+use crate::spool::generation::{Generations, Span, other_bytes};
 use crate::spool::keeper::room::Room;
 use crate::spool::policy::Bounds;
 use crate::spool::store::{Opener, StoreError};
-
-/// A newest generation that holds nothing any more is given back from this
-/// size on; below it the next frames go into it.
-const WORN_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Frames read at once while stock is taken or a generation is evicted.
 const SCAN_BYTES: usize = 256 * 1024;
@@ -119,9 +115,9 @@ impl Keeper {
         self.bytes = book.outstanding_bytes;
         self.gaps = Gaps::from_json(&book.declarations);
         self.report = Report { gaps: self.gaps.iter().collect(), ..Report::default() };
-        // Without a ledger everything counts as not delivered.
-        let from = if self.ledger.found() { book.next_chunk } else { 0 };
-        self.next = book.next_chunk;
+        // Without a ledger this is 0, and everything counts as not delivered.
+        let from = book.next_chunk;
+        self.next = from;
         self.generations.list().map_err(|e| StoreError::io(&self.folder, e))?;
         for span in self.generations.spans() {
             if span.last < from {
@@ -164,7 +160,7 @@ impl Keeper {
 
     /// The bytes on disk, once they may have changed.
     fn measure(&mut self) {
-        self.report.holding.disk_bytes = disk_bytes(&self.folder);
+        self.report.holding.disk_bytes = self.generations.disk_bytes() + other_bytes(&self.folder);
     }
 
     /// Chunks durable and not acknowledged.
@@ -294,7 +290,9 @@ impl Keeper {
             self.generations.end_newest();
         }
         for span in self.generations.spans() {
-            let in_use = self.generations.takes_more(span) && newest_bytes < WORN_BYTES;
+            // One that holds nothing and is small takes the next frames.
+            let in_use = self.generations.takes_more(span)
+                && newest_bytes < self.bounds.generation_bytes / 2;
             if !in_use && !self.outstanding.meets(span.first, span.last) {
                 self.delete(span);
             }

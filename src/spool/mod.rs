@@ -45,6 +45,7 @@ pub use thread::Reply;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{BootId, Moment};
@@ -177,8 +178,8 @@ impl Spool {
             offsets: BTreeMap::new(),
             new_offsets: Vec::new(),
             declarations: Declarations::default(),
-            writing: Trouble::of("takes no samples, they stay in memory"),
-            reading: Trouble::of("cannot read its backlog now"),
+            writing: Trouble::of("takes no samples, they stay in memory", "takes samples again"),
+            reading: Trouble::of("cannot read its backlog now", "reads its backlog again"),
             stats: Stats::default(),
         })
     }
@@ -212,11 +213,18 @@ impl Spool {
             self.writing.is(Some("the disk does not answer; see the kernel's log".into()));
         }
         if self.due_ms().is_some_and(|due| due <= now.boot_ms) {
+            let oldest = self.oldest_due_ms().is_some_and(|due| due <= now.boot_ms);
             // Frames alone do not wait for what is still open, nor cut it short.
-            if self.oldest_due_ms().is_some_and(|due| due <= now.boot_ms) {
+            if oldest {
                 self.seal();
             }
-            self.commit(true);
+            if oldest || self.is_full() {
+                self.commit(true);
+            } else {
+                // Frames that rode along would be acknowledged soon, and cause
+                // the next commit: the disk would never be left alone again.
+                self.send_commit((Vec::new(), Vec::new()), true);
+            }
         }
     }
 
@@ -226,9 +234,14 @@ impl Spool {
             return None;
         }
         let marks = self.marks_since_ms.map(|ms| ms + self.max_loss_ms.min(MARKS_WAIT_MS));
-        let full = (self.ram.fresh_bytes() >= self.commit_bytes).then_some(0);
+        let full = self.is_full().then_some(0);
         let due = [self.oldest_due_ms(), marks, full].into_iter().flatten().min()?;
         Some(due.max(self.commit_backoff.until_ms))
+    }
+
+    /// Whether there are frames for a commit whatever their age.
+    fn is_full(&self) -> bool {
+        self.ram.fresh_bytes() >= self.commit_bytes
     }
 
     /// When the oldest undelivered sample that is only in RAM has waited for
@@ -261,17 +274,27 @@ impl Spool {
         }
     }
 
-    /// Sends what is fresh, the oldest first, as far as one commit takes it.
-    /// `with_acked` false keeps acknowledgements back: what replaces an
-    /// acknowledged chunk must be durable first.
-    fn commit(&mut self, with_acked: bool) {
-        let (ids, frames) = self.ram.take_fresh(self.commit_bytes);
+    /// Sends what is fresh, the oldest first, as far as one commit takes it;
+    /// whether there was anything to send. `with_acked` false keeps
+    /// acknowledgements back: what replaces an acknowledged chunk must be
+    /// durable first.
+    fn commit(&mut self, with_acked: bool) -> bool {
+        let fresh = self.ram.take_fresh(self.commit_bytes);
+        self.send_commit(fresh, with_acked)
+    }
+
+    fn send_commit(&mut self, fresh: (Vec<u64>, Vec<Arc<[u8]>>), with_acked: bool) -> bool {
+        let (ids, frames) = fresh;
+        let marks = self.marks_since_ms.take().is_some();
+        if frames.is_empty() && !marks {
+            return false;
+        }
         let acked = if with_acked { self.ram.take_acked() } else { Default::default() };
         let (declare, declared) = self.declarations.take_news();
         let offsets = std::mem::take(&mut self.new_offsets);
-        self.marks_since_ms = None;
         self.committing = Some((ids, self.now_ms));
         self.send(Command::Commit(Commit { frames, acked, declare, declared, offsets }));
+        true
     }
 
     fn send(&mut self, command: Command) {

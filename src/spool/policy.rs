@@ -5,14 +5,16 @@ use std::path::Path;
 use crate::spool::{KeepFree, Settings};
 
 /// A generation's size at most: what one piece of damage can touch, and what
-/// is given back at once.
+/// is given back at once. A smaller one wastes more of its file (measured: 16
+/// MiB hold half of it, 4 MiB a third).
 const MAX_GENERATION_BYTES: u64 = 16 * 1024 * 1024;
 
 /// sled's file grows in segments of 512 KiB; a smaller generation would be
 /// mostly air.
 const MIN_GENERATION_BYTES: u64 = 1024 * 1024;
 
-/// Generations in a full spool: dropping the oldest costs an eighth of it.
+/// Generations in a full spool at least: dropping the oldest costs an eighth
+/// of it.
 const GENERATIONS: u64 = 8;
 
 /// Frames that go to disk in one commit at most: it bounds what a commit can

@@ -112,10 +112,9 @@ impl Spool {
             self.ram.rewrite_parts();
             self.seal();
             self.settle();
-            if self.ram.fresh_bytes() == 0 && self.marks_since_ms.is_none() {
+            if !self.commit(self.ram.fresh_bytes() <= self.commit_bytes) {
                 return self.end(None).await;
             }
-            self.commit(self.ram.fresh_bytes() <= self.commit_bytes);
             while self.committing.is_some() {
                 let reply = self.hear().await;
                 let failed = matches!(&reply, Reply::Committed(Err(_), _) | Reply::Ended);

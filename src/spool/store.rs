@@ -3,8 +3,10 @@
 //! sled 0.34.7's `flush` is `sync_file_range`, so durable here means `flush`
 //! and then `fdatasync` on a handle of our own. Its errors stick until it is
 //! reopened; it can panic where a file is damaged; a snapshot that a kill left
-//! half made keeps it from opening; its I/O threads wake once a second. Each
-//! of these is dealt with here and nowhere else.
+//! half made keeps it from opening; its I/O threads wake once a second; and
+//! whatever its cache's capacity it keeps a page for each of 256 shards, which
+//! is all of a small database. Each of these is dealt with here and nowhere
+//! else.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,6 +20,14 @@ use crate::spool::chunk::MAX_FRAME_BYTES;
 /// sled keeps at least this much; more would only hold what is written once
 /// and read once.
 const CACHE_BYTES: u64 = 1024 * 1024;
+
+/// Memory that a store may gather before it is closed and opened anew, and
+/// what a byte that was put takes of it (measured: 2.7; one that was read 1.1).
+const MEMORY_BYTES: usize = 512 * 1024;
+const BYTES_A_PUT_BYTE: usize = 3;
+
+/// What opening may take: a snapshot, and a new segment.
+const OPENING_BYTES: u64 = 2 * 1024 * 1024;
 
 /// sled's file with all the records.
 const DATA_FILE: &str = "db";
@@ -56,13 +66,17 @@ impl StoreError {
 /// Numbered values on disk. Nothing is durable before [`Store::flush`].
 pub trait Store: Send {
     fn put(&mut self, number: u64, value: &[u8]) -> Result<(), StoreError>;
-    fn get(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError>;
+    fn get(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError>;
     /// Values with numbers of `from..=to` in order, as many as fit in
     /// `max_bytes`, at least one if there is one.
-    fn scan(&self, from: u64, to: u64, max_bytes: usize)
-    -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
+    fn scan(
+        &mut self,
+        from: u64,
+        to: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
     /// The highest number.
-    fn last(&self) -> Result<Option<u64>, StoreError>;
+    fn last(&mut self) -> Result<Option<u64>, StoreError>;
     /// Makes everything put so far durable.
     fn flush(&mut self) -> Result<(), StoreError>;
 }
@@ -145,36 +159,67 @@ struct SledStore {
     db: Option<sled::Db>,
     data: File,
     folder: PathBuf,
+    /// About what sled has gathered in memory since it was opened.
+    memory_bytes: usize,
+    /// Something was put and not flushed.
+    dirty: bool,
 }
 
 impl SledStore {
     fn open(folder: &Path) -> Result<Self, StoreError> {
-        let config = sled::Config::new()
-            .path(folder)
-            .cache_capacity(CACHE_BYTES)
-            // Nothing is cleaned or synced behind our back: a generation is
-            // short and goes as a whole.
-            .flush_every_ms(None);
-        let mut tries = 0;
-        let db = loop {
-            match guarded(folder, || config.open()) {
-                // A database that was just closed may be locked for a moment:
-                // sled's threads let go of it in their own time.
-                Err(StoreError::Io { source, .. }) if is_locked(&source) && tries < LOCK_TRIES => {
-                    tries += 1;
-                    std::thread::sleep(LOCK_WAIT);
-                }
-                opened => break opened?,
-            }
-        };
+        let db = open_db(folder)?;
         let data = File::open(folder.join(DATA_FILE)).map_err(|e| StoreError::io(folder, e))?;
-        Ok(Self { db: Some(db), data, folder: folder.to_owned() })
+        let folder = folder.to_owned();
+        Ok(Self { db: Some(db), data, folder, memory_bytes: 0, dirty: false })
     }
 
-    fn with<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, StoreError> {
-        match &self.db {
-            Some(db) => guarded(&self.folder, || call(db)),
-            None => Err(StoreError::io(&self.folder, io::Error::other("closed"))),
+    fn with<T>(
+        &mut self,
+        call: impl FnOnce(&sled::Db) -> sled::Result<T>,
+    ) -> Result<T, StoreError> {
+        if self.memory_bytes > MEMORY_BYTES && !self.dirty && can_open(&self.folder) {
+            self.close();
+        }
+        let db = match self.db.take() {
+            Some(db) => db,
+            None => open_db(&self.folder)?,
+        };
+        let db = self.db.insert(db);
+        guarded(&self.folder, || call(db))
+    }
+
+    fn close(&mut self) {
+        // sled's log unwraps a failed sync when it is dropped; what the sync
+        // was for, our own has said.
+        let db = self.db.take();
+        let _ = with_slack(|| catch_unwind(AssertUnwindSafe(|| drop(db))));
+        self.memory_bytes = 0;
+    }
+}
+
+/// Whether there is space to open a database in: sled writes when it does, and
+/// on a full disk one that is open can still be drained.
+fn can_open(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|fs| fs.f_bavail * fs.f_frsize >= OPENING_BYTES)
+}
+
+fn open_db(folder: &Path) -> Result<sled::Db, StoreError> {
+    let config = sled::Config::new()
+        .path(folder)
+        .cache_capacity(CACHE_BYTES)
+        // Nothing is cleaned or synced behind our back: a generation is short
+        // and goes as a whole.
+        .flush_every_ms(None);
+    let mut tries = 0;
+    loop {
+        match guarded(folder, || config.open()) {
+            // One that was just closed may be locked for a moment: sled's
+            // threads let go of it in their own time.
+            Err(StoreError::Io { source, .. }) if is_locked(&source) && tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_WAIT);
+            }
+            opened => return opened,
         }
     }
 }
@@ -182,21 +227,28 @@ impl SledStore {
 impl Store for SledStore {
     fn put(&mut self, number: u64, value: &[u8]) -> Result<(), StoreError> {
         debug_assert!(value.len() <= MAX_FRAME_BYTES, "a blob file would be made");
-        self.with(|db| db.insert(number.to_be_bytes(), value).map(drop))
+        self.with(|db| db.insert(number.to_be_bytes(), value).map(drop))?;
+        self.dirty = true;
+        self.memory_bytes += BYTES_A_PUT_BYTE * value.len();
+        Ok(())
     }
 
-    fn get(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.with(|db| Ok(db.get(number.to_be_bytes())?.map(|value| value.to_vec())))
+    fn get(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let value =
+            self.with(|db| Ok(db.get(number.to_be_bytes())?.map(|value| value.to_vec())))?;
+        self.memory_bytes += value.as_ref().map_or(0, Vec::len);
+        Ok(value)
     }
 
     fn scan(
-        &self,
+        &mut self,
         from: u64,
         to: u64,
         max_bytes: usize,
     ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        self.with(|db| {
-            let (mut found, mut bytes) = (Vec::new(), 0);
+        let mut bytes = 0;
+        let found = self.with(|db| {
+            let mut found = Vec::new();
             for item in db.range(from.to_be_bytes()..=to.to_be_bytes()) {
                 let (key, value) = item?;
                 let Ok(key) = key.as_ref().try_into() else {
@@ -209,10 +261,12 @@ impl Store for SledStore {
                 found.push((u64::from_be_bytes(key), value.to_vec()));
             }
             Ok(found)
-        })
+        });
+        self.memory_bytes += bytes;
+        found
     }
 
-    fn last(&self) -> Result<Option<u64>, StoreError> {
+    fn last(&mut self) -> Result<Option<u64>, StoreError> {
         self.with(|db| {
             let last = db.last()?;
             Ok(last.and_then(|(key, _)| key.as_ref().try_into().ok().map(u64::from_be_bytes)))
@@ -221,16 +275,15 @@ impl Store for SledStore {
 
     fn flush(&mut self) -> Result<(), StoreError> {
         self.with(|db| db.flush().map(drop))?;
-        self.data.sync_data().map_err(|e| StoreError::io(&self.folder, e))
+        self.data.sync_data().map_err(|e| StoreError::io(&self.folder, e))?;
+        self.dirty = false;
+        Ok(())
     }
 }
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        // sled's log unwraps a failed sync when it is dropped; what the sync
-        // was for, our own has said.
-        let db = self.db.take();
-        let _ = with_slack(|| catch_unwind(AssertUnwindSafe(|| drop(db))));
+        self.close();
     }
 }
 
@@ -281,7 +334,7 @@ mod tests {
         }
         store.flush().unwrap();
         drop(store);
-        let store = SledOpener.open(&path).unwrap();
+        let mut store = SledOpener.open(&path).unwrap();
         assert_eq!(store.last().unwrap(), Some(99));
         let found = store.scan(9, 50, 2500).unwrap();
         assert_eq!(found.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [9, 10]);

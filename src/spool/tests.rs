@@ -256,13 +256,13 @@ impl Store for FaultyStore {
         self.store.put(number, value)
     }
 
-    fn get(&self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
         Faults::check(&self.faults.read, &self.folder)?;
         self.store.get(number)
     }
 
     fn scan(
-        &self,
+        &mut self,
         from: u64,
         to: u64,
         max_bytes: usize,
@@ -271,7 +271,7 @@ impl Store for FaultyStore {
         self.store.scan(from, to, max_bytes)
     }
 
-    fn last(&self) -> Result<Option<u64>, StoreError> {
+    fn last(&mut self) -> Result<Option<u64>, StoreError> {
         self.store.last()
     }
 

@@ -24,20 +24,20 @@ impl Backoff {
 
 /// Something that fails for a while: logged when it begins and when it ends.
 pub struct Trouble {
-    what: &'static str,
+    begins: &'static str,
+    ends: &'static str,
     pub why: Option<String>,
 }
 
 impl Trouble {
-    pub fn of(what: &'static str) -> Self {
-        Self { what, why: None }
+    pub fn of(begins: &'static str, ends: &'static str) -> Self {
+        Self { begins, ends, why: None }
     }
 
     pub fn is(&mut self, why: Option<String>) {
-        let what = self.what;
         match (&self.why, &why) {
-            (None, Some(why)) => tracing::error!("the spool {what}: {why}"),
-            (Some(_), None) => tracing::info!("the spool works again; it was one that {what}"),
+            (None, Some(why)) => tracing::error!("the spool {}: {why}", self.begins),
+            (Some(_), None) => tracing::info!("the spool {}", self.ends),
             _ => {}
         }
         self.why = why;

@@ -9,6 +9,7 @@ pub mod firehose;
 pub mod ministack;
 pub mod netns;
 pub mod process;
+pub mod records;
 
 use std::path::{Path, PathBuf};
 use std::thread;

@@ -56,6 +56,14 @@ impl Launch {
         self.arg("--set").arg(format!("{key}={value}"))
     }
 
+    /// With a Firehose stream of `eu-west-1` as its sink.
+    pub fn firehose(self, stream: &str, endpoint: &str) -> Self {
+        self.set("sink.kind", "firehose")
+            .set("sink.firehose.stream", stream)
+            .set("sink.firehose.region", "eu-west-1")
+            .set("sink.firehose.endpoint_url", endpoint)
+    }
+
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.command.push(argument.into());
         self
