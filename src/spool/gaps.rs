@@ -146,6 +146,11 @@ impl Declarations {
         self.new.add(gap);
     }
 
+    /// `gap`, which the ledger knows, is none after all.
+    pub fn retract(&mut self, gap: Gap) {
+        self.delivered.push(gap);
+    }
+
     /// What to deliver now.
     pub fn hand(&mut self) -> Vec<Gap> {
         while self.handed.len() < MAX_HANDED

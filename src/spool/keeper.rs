@@ -64,6 +64,9 @@ pub struct Holding {
 pub struct Report {
     pub holding: Holding,
     pub gaps: Vec<Gap>,
+    /// Chunks that were evicted, and the gap that each leaves unless it is in
+    /// RAM.
+    pub evicted: Vec<(u64, Gap)>,
     /// Chunks that are on disk no longer, and their bytes.
     pub gone: (Ranges, u64),
 }
@@ -338,11 +341,11 @@ impl Keeper {
         chunks - excused
     }
 
-    fn declare(&mut self, header: &Header<'_>, reason: GapReason) {
+    fn declare(&mut self, header: &Header<'_>, reason: GapReason) -> Gap {
         let gap = gap_of(header, reason);
         self.gaps.add(&gap);
         self.gaps_changed = true;
-        self.report.gaps.push(gap);
+        gap
     }
 
     fn set_aside(&mut self, span: Span, error: &StoreError) {

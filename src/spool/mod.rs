@@ -141,6 +141,8 @@ pub struct Spool {
     offsets: BTreeMap<BootId, i64>,
     new_offsets: Vec<(String, i64)>,
     declarations: Declarations,
+    /// Of chunks that were evicted from disk and were not lost.
+    saved_samples: u64,
     writing: Trouble,
     reading: Trouble,
     stats: Stats,
@@ -178,6 +180,7 @@ impl Spool {
             offsets: BTreeMap::new(),
             new_offsets: Vec::new(),
             declarations: Declarations::default(),
+            saved_samples: 0,
             writing: Trouble::of("takes no samples, they stay in memory", "takes samples again"),
             reading: Trouble::of("cannot read its backlog now", "reads its backlog again"),
             stats: Stats::default(),
@@ -376,6 +379,8 @@ impl Spool {
         stats.delivered = self.ram.delivered();
         stats.ram_bytes = self.ram.bytes();
         stats.trouble = self.trouble().cloned();
+        let evicted = stats.holding.evicted_samples.saturating_sub(self.saved_samples);
+        stats.holding.evicted_samples = evicted;
         stats.holding.chunks = chunks + self.disk_only.count();
         stats.holding.bytes = bytes + self.disk_only_bytes;
         stats

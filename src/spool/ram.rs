@@ -4,7 +4,7 @@
 //! Nothing scans: with 10,000 devices and 100,000 samples a second every
 //! question is answered from an [`Index`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -265,6 +265,34 @@ impl Ram {
                 self.acked_bytes += held.frame.len() as u64;
             }
         }
+    }
+
+    /// The disk has evicted the chunks of these numbers; says of each whether
+    /// it is lost. What was delivered, if only in part, or is with the drain is
+    /// not: that stays here. The rest is let go, too: it is among the oldest.
+    pub fn evicted(&mut self, numbers: &[u64]) -> Vec<bool> {
+        self.settle();
+        let ids = self.held.iter().filter_map(|(&id, held)| match held.place {
+            Place::Disk(number) => Some((number, id)),
+            Place::Ram | Place::Committing => None,
+        });
+        let ids: HashMap<u64, u64> = ids.filter(|_| !numbers.is_empty()).collect();
+        let mut lost = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let Some((&id, held)) = ids.get(number).and_then(|id| self.held.get_key_value(id))
+            else {
+                lost.push(!self.acked.contains(*number));
+                continue;
+            };
+            let idle = !held.leased && held.delivered.seqs().is_empty();
+            if idle {
+                self.take(id);
+            } else {
+                self.change(id, |held| held.place = Place::Ram);
+            }
+            lost.push(idle);
+        }
+        lost
     }
 
     /// Keeps RAM within its bounds.

@@ -83,6 +83,15 @@ impl Spool {
     fn take_report(&mut self, report: Report) {
         self.stats.holding = report.holding;
         report.gaps.iter().for_each(|gap| self.declarations.learn(gap));
+        let numbers: Vec<u64> = report.evicted.iter().map(|(number, _)| *number).collect();
+        for ((_, gap), lost) in report.evicted.into_iter().zip(self.ram.evicted(&numbers)) {
+            if lost {
+                self.declarations.learn(&gap);
+            } else {
+                self.saved_samples += gap.last_seq - gap.first_seq + 1;
+                self.declarations.retract(gap);
+            }
+        }
         let (gone, bytes) = report.gone;
         gone.iter().for_each(|(first, last)| self.disk_only.remove_range(first, last));
         self.disk_only_bytes = self.disk_only_bytes.saturating_sub(bytes);

@@ -153,7 +153,8 @@ impl Keeper {
             Err(error) => {
                 tracing::error!(number, %error, "a chunk is damaged");
                 if let Ok(header) = Header::head(&frame) {
-                    self.declare(&header, GapReason::Damaged);
+                    let gap = self.declare(&header, GapReason::Damaged);
+                    self.report.gaps.push(gap);
                 }
                 return self.lose(number, number);
             }

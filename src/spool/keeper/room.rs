@@ -120,7 +120,8 @@ impl Keeper {
             for (number, frame) in &found {
                 let Ok(header) = Header::head(frame) else { continue };
                 if self.outstanding.contains(*number) {
-                    self.declare(&header, GapReason::Evicted);
+                    let gap = self.declare(&header, GapReason::Evicted);
+                    self.report.evicted.push((*number, gap));
                     declared += 1;
                     samples += header.entries as u64;
                 }

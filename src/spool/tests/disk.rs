@@ -105,6 +105,46 @@ fn a_full_spool_drops_its_oldest_declares_them_and_stays_within_its_bound() {
 }
 
 #[test]
+fn what_the_drain_has_is_delivered_or_kept_and_not_declared_when_the_disk_evicts_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: SMALL, ..settings(folder.path()) };
+    let mut rig = Rig::open(&settings);
+    rig.push_many(50, 1000);
+    rig.commit();
+    // Of the oldest, one is delivered, one is not, and one only in part.
+    let mut leases = rig.lease_all();
+    let (done, done_lease) = leases.remove(0);
+    let (part, part_lease) = leases.remove(0);
+    let (back, back_lease) = leases.remove(0);
+    assert!(part.len() > 1, "{part:?}");
+    part_lease.ack(part[0]);
+    drop(leases);
+    let evict = |rig: &mut Rig| {
+        let evicted = |rig: &Rig| rig.spool.stats().holding.evicted_samples;
+        let before = evicted(rig);
+        while evicted(rig) < before + 500 {
+            fill(rig, 50);
+        }
+    };
+    evict(&mut rig);
+    done.iter().for_each(|&seq| done_lease.ack(seq));
+    drop((done_lease, part_lease, back_lease));
+    let arrived: BTreeSet<u64> = done.iter().chain(&part[..1]).copied().collect();
+    rig.close();
+
+    let mut rig = Rig::open(&settings);
+    let declared = rig.declared();
+    let drained: BTreeSet<u64> = rig.drain(true).into_iter().map(|(_, seq)| seq).collect();
+    assert!(back.iter().chain(&part[1..]).all(|seq| drained.contains(seq)));
+    for (one, other) in [(&declared, &drained), (&declared, &arrived), (&drained, &arrived)] {
+        assert_eq!(one.intersection(other).count(), 0);
+    }
+    let all = declared.len() + drained.len() + arrived.len();
+    assert_eq!(all as u64, drained.last().unwrap() + 1);
+    rig.close();
+}
+
+#[test]
 fn a_file_system_short_of_space_acts_as_a_full_spool() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(&settings(folder.path()));

@@ -3,7 +3,8 @@
 //!
 //! Of every sample that was pushed one of these holds in the end: it was
 //! delivered, it is still there, it was declared, or a crash took it within
-//! `max_loss`. Nothing is delivered twice but what a crash came after.
+//! `max_loss`. Nothing is delivered twice, or delivered and declared, but what a
+//! crash came after.
 
 use std::collections::BTreeMap;
 
@@ -298,6 +299,8 @@ impl World {
         for key in self.pushed.keys() {
             let told = self.delivered.contains(key) || self.declared.contains(key);
             assert!(told || self.may_be_lost.contains(key), "{key:?} is missing");
+            let both = self.delivered.contains(key) && self.declared.contains(key);
+            assert!(!both || self.may_repeat.contains(key), "{key:?} arrived and was declared");
         }
         self.stop();
         assert_eq!(self.rig().spool.backlog(), (0, None));
