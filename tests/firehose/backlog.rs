@@ -58,7 +58,7 @@ fn fill(rig: &Rig, samples: u64) -> Ended {
         rig.spool_bytes() / 1024,
     );
     assert!(ended.samples >= samples, "{ended:?}");
-    assert!(anonymous < 24 << 10, "{anonymous} KiB");
+    assert!(anonymous < 16 << 10, "{anonymous} KiB");
     ended
 }
 
@@ -139,7 +139,7 @@ fn a_backlog_drains_behind_live_samples_in_bounded_memory_and_gives_its_space_ba
     }
     assert_eq!(stored.totals().duplicates, 0);
     // The text of a debug build aside.
-    assert!(anonymous < 24 << 10, "{anonymous} KiB");
+    assert!(anonymous < 16 << 10, "{anonymous} KiB");
 
     let arrivals = arrivals.lock().unwrap();
     let last_old = arrivals.iter().rposition(|a| matches!(a, Arrival::Old { .. })).unwrap();

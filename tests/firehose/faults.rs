@@ -155,9 +155,8 @@ fn mixed(seed: u64) {
     assert!(late.threads <= 9, "{late:?}");
     // A connection may just have been made.
     assert!(late.files <= 18, "{late:?}");
-    // The allocator's high-water mark creeps: by 1.7 MiB at most in 5 minutes.
-    assert!(late.anonymous_kib <= early.anonymous_kib + 2048, "{early:?} {late:?}");
-    assert!(late.rss_kib <= early.rss_kib + 2560, "{early:?} {late:?}");
+    assert!(late.anonymous_kib <= early.anonymous_kib + 1536, "{early:?} {late:?}");
+    assert!(late.rss_kib <= early.rss_kib + 1536, "{early:?} {late:?}");
 }
 
 /// Returns how many lines of batches were stored whose answer did not come.

@@ -16,7 +16,7 @@ const INTERVAL: TimeDelta = TimeDelta::milliseconds(100);
 const MAX_LOSS: TimeDelta = TimeDelta::seconds(1);
 
 /// A commit on a busy machine's disk, and the start of one.
-const COMMIT: TimeDelta = TimeDelta::milliseconds(900);
+const COMMIT: TimeDelta = TimeDelta::milliseconds(500);
 
 /// An agent that was killed.
 struct Killed {
