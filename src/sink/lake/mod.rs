@@ -16,6 +16,7 @@
 //! stands in its footer ([`table`]); all footers are read before the first
 //! batch ([`held`]).
 
+mod columns;
 mod folder;
 mod held;
 mod rows;

@@ -3,14 +3,9 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_json::ReaderBuilder;
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::{ArrowWriterOptions, compute_leaves};
 use parquet::basic::Compression;
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
@@ -20,77 +15,35 @@ use parquet::file::metadata::{
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 
-use crate::record::schema::{self, Type};
+use crate::sink::lake::columns::{self, Rows};
 use crate::sink::lake::rows::RowSet;
 
 /// Key of the footer's entry that holds a [`RowSet`] as JSON.
 const ROWS_KEY: &str = "iot-agent.rows";
 
-/// Rows decoded at once: enough to be fast, and about 0.2 MiB of memory.
-const DECODED_ROWS: usize = 256;
-
-/// The columns of the files: all but the partition's, which is in the name of
-/// the folder. A column of both names breaks Athena.
-static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-    let columns = schema::columns().iter().filter(|column| !column.partition);
-    let fields = columns.map(|column| field(&column.name, &column.column_type, true));
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-});
-
-fn field(name: &str, of: &Type, nullable: bool) -> Field {
-    Field::new(name, data_type(of), nullable)
-}
-
-/// The names inside lists and maps are those of the Parquet format's
-/// description (LogicalTypes.md, "Nested Types").
-fn data_type(of: &Type) -> DataType {
-    match of {
-        Type::String => DataType::Utf8,
-        Type::Double => DataType::Float64,
-        Type::Bigint => DataType::Int64,
-        Type::Boolean => DataType::Boolean,
-        Type::Array(element) => DataType::List(Arc::new(field("element", element, true))),
-        Type::Struct(members) => {
-            DataType::Struct(members.iter().map(|(name, of)| field(name, of, true)).collect())
-        }
-        Type::Map(key, value) => {
-            let pair = [field("key", key, false), field("value", value, true)];
-            let pair = DataType::Struct(pair.into_iter().collect());
-            DataType::Map(Arc::new(Field::new("key_value", pair, false)), false)
-        }
-    }
+/// What cannot become a file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Row(#[from] columns::Error),
+    #[error(transparent)]
+    Parquet(#[from] ParquetError),
 }
 
 /// Whether every line has the columns' types. Members that are no column are
 /// passed over.
-pub fn check<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<(), ArrowError> {
-    decode(lines, |_| Ok(()))
-}
-
-fn decode<'a, E: From<ArrowError>>(
-    ndjson: impl Iterator<Item = &'a [u8]>,
-    mut each: impl FnMut(RecordBatch) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut decoder =
-        ReaderBuilder::new(Arc::clone(&SCHEMA)).with_batch_size(DECODED_ROWS).build_decoder()?;
-    for piece in ndjson {
-        let mut rest = piece;
-        loop {
-            let read = decoder.decode(rest)?;
-            rest = rest.get(read..).unwrap_or_default();
-            if rest.is_empty() {
-                break;
-            }
-            decoder.flush()?.map_or(Ok(()), &mut each)?;
-        }
-    }
-    decoder.flush()?.map_or(Ok(()), each)
+pub fn check<'a>(mut lines: impl Iterator<Item = &'a [u8]>) -> Result<(), columns::Error> {
+    let mut rows = Rows::new();
+    lines.try_for_each(|line| rows.add(line))
 }
 
 /// A whole Parquet file: the row groups of the file `sealed` as they are, and
-/// one more of these lines. Its footer says that it has `rows`.
-pub fn encode(sealed: &Bytes, ndjson: &[u8], rows: &RowSet) -> Result<Bytes, ParquetError> {
-    let rows = serde_json::to_string(rows).map_err(|e| ParquetError::External(Box::new(e)))?;
+/// one more of these lines. Its footer says that it has the rows of `set`.
+pub fn encode(sealed: &Bytes, ndjson: &[u8], set: &RowSet) -> Result<Bytes, Error> {
+    let mut rows = Rows::new();
+    let mut lines = ndjson.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    lines.try_for_each(|line| rows.add(line))?;
+    let set = serde_json::to_string(set).map_err(|e| ParquetError::External(Box::new(e)))?;
     let properties = WriterProperties::builder()
         .set_created_by(concat!("iot-agent ", env!("CARGO_PKG_VERSION")).into())
         .set_compression(Compression::SNAPPY)
@@ -98,33 +51,18 @@ pub fn encode(sealed: &Bytes, ndjson: &[u8], rows: &RowSet) -> Result<Bytes, Par
         // would say nothing more.
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true)
-        .set_key_value_metadata(Some(vec![KeyValue::new(ROWS_KEY.into(), rows)]))
+        .set_key_value_metadata(Some(vec![KeyValue::new(ROWS_KEY.into(), set)]))
         .build();
-    // The Arrow schema beside Parquet's own would be 4 KiB in every file.
-    let options =
-        ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
     let file = Vec::with_capacity(sealed.len() + ndjson.len() / 4);
-    let writer = ArrowWriter::try_new_with_options(file, Arc::clone(&SCHEMA), options)?;
-    let (mut writer, groups) = writer.into_serialized_writer()?;
+    let mut writer =
+        SerializedFileWriter::new(file, columns::parquet_schema()?, Arc::new(properties))?;
     if !sealed.is_empty() {
         copy_groups(sealed, &mut writer)?;
     }
-    let mut columns = groups.create_column_writers(writer.flushed_row_groups().len())?;
-    decode(std::iter::once(ndjson), |batch| {
-        let mut writers = columns.iter_mut();
-        for (field, array) in SCHEMA.fields().iter().zip(batch.columns()) {
-            for (leaf, column) in compute_leaves(field, array)?.iter().zip(&mut writers) {
-                column.write(leaf)?;
-            }
-        }
-        Ok::<(), ParquetError>(())
-    })?;
     let mut group = writer.next_row_group()?;
-    for column in columns {
-        column.close()?.append_to_row_group(&mut group)?;
-    }
+    rows.write(&mut group)?;
     group.close()?;
-    writer.into_inner().map(Bytes::from)
+    Ok(writer.into_inner()?.into())
 }
 
 /// Copies row groups without decoding them.

@@ -2,7 +2,6 @@
 //! which files go to make room.
 
 use bytes::Bytes;
-use parquet::errors::ParquetError;
 
 use crate::drain::{Batch, Outcome, Parcel, Trouble, TroubleKind, Verdict};
 use crate::sink::lake::folder::{self, Folder, LakeFile};
@@ -27,7 +26,7 @@ pub enum Error {
     #[error(transparent)]
     Folder(#[from] folder::Error),
     #[error("rows that are right one by one cannot be written as Parquet: {0}")]
-    Encode(#[from] ParquetError),
+    Encode(#[from] table::Error),
 }
 
 impl Error {

@@ -37,8 +37,8 @@ fn every_member_comes_back_in_its_column() {
     assert!(read.is_null(0) && read.value(1) == 6);
     let labels = column("labels").as_map();
     let entries = labels.value(0);
-    assert_eq!(text(entries.column(0), 0), "site");
-    assert_eq!(text(entries.column(1), 0), "at\"tic");
+    assert_eq!(text(entries.column(0), 1), "site");
+    assert_eq!(text(entries.column(1), 1), "at\"tic");
     assert!(labels.is_null(1));
     let marker = column("marker").as_struct();
     assert!(marker.is_null(0) && marker.is_valid(1));

@@ -1,5 +1,6 @@
 //! The lake on a real disk, read back through the parquet crate.
 
+mod columns;
 mod faults;
 mod layout;
 mod replay;
