@@ -94,7 +94,13 @@ pub async fn run(
     let sink = tokio::select! {
         biased;
         () = &mut stop => return stopped_early(spool, &now).await,
-        sink = open_sink(config) => sink?,
+        sink = open_sink(config) => match sink {
+            Ok(sink) => sink,
+            Err(error) => {
+                close(&mut spool, &now).await?;
+                return Err(error);
+            }
+        },
     };
     tracing::info!(
         run = sampler.run().0,
@@ -192,8 +198,7 @@ impl<O: FnMut(&Report)> Line<O> {
         self.learn_offset(now);
         let sample_ms = self.sampler.step(now, &mut self.spool);
         self.spool.tick(now);
-        let pressed = self.sampler.simulated() && !self.spool.room();
-        if now.boot_ms >= self.send_ms || pressed {
+        if now.boot_ms >= self.send_ms || self.sampler.waits(&self.spool) {
             self.begin(now);
         }
         self.hand_over(now, false);

@@ -17,6 +17,7 @@ pub struct Sampler {
     /// The moment being sampled, and the next device to ask.
     current: Option<(Moment, usize)>,
     temperature: Option<f64>,
+    said_wait: bool,
 }
 
 impl Sampler {
@@ -27,7 +28,7 @@ impl Sampler {
             None => Pace::new(1.0, std::time::Duration::ZERO, interval, start),
         };
         let recorder = Recorder::new(&config.device, &*sensor, run);
-        Self { sensor, recorder, pace, current: None, temperature: None }
+        Self { sensor, recorder, pace, current: None, temperature: None, said_wait: false }
     }
 
     pub fn run(&self) -> Run {
@@ -38,7 +39,7 @@ impl Sampler {
     /// simulated ones; returns the boot time (ms) of the next, which is `now`
     /// where there is more to do at once.
     pub fn step(&mut self, now: &Moment, spool: &mut Spool) -> u64 {
-        if self.sensor.simulated() && !spool.room() {
+        if self.waits(spool) {
             // The spool's thread or a delivery makes room and wakes the line;
             // this is only how long one that does neither is waited for.
             return now.boot_ms + 100;
@@ -67,8 +68,14 @@ impl Sampler {
         now.boot_ms
     }
 
-    pub fn simulated(&self) -> bool {
-        self.sensor.simulated()
+    /// Whether simulated samples wait for room: of the past none is to evict
+    /// another.
+    pub fn waits(&mut self, spool: &Spool) -> bool {
+        let past = self.pace.backfill().is_some() && !spool.space();
+        if past && !std::mem::replace(&mut self.said_wait, true) {
+            tracing::info!("the spool is nearly full: the simulated past waits for deliveries");
+        }
+        past || (self.sensor.simulated() && !spool.room())
     }
 
     pub fn temperature(&self) -> Option<f64> {

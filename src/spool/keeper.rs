@@ -50,6 +50,8 @@ pub struct Holding {
     pub bytes: u64,
     /// Bytes of everything under the spool's folder.
     pub disk_bytes: u64,
+    /// Bytes that the bounds leave for more.
+    pub free_bytes: u64,
     /// Samples evicted since the start.
     pub evicted_samples: u64,
     /// Chunks that the ledger promised and the disk no longer had, since the
@@ -170,6 +172,7 @@ impl Keeper {
         let (bytes, growth) = self.generations.disk_bytes();
         self.report.holding.disk_bytes = bytes + other_bytes(&self.folder);
         self.room.promised = growth;
+        self.report.holding.free_bytes = self.free_bytes();
     }
 
     /// Chunks durable and not acknowledged.

@@ -55,6 +55,7 @@ use crate::spool::chunk::{Chunk, Header, Stamp};
 use crate::spool::dead::DeadLetters;
 use crate::spool::gaps::{Declarations, gap_of};
 use crate::spool::keeper::{Commit, Keeper};
+use crate::spool::policy::Bounds;
 use crate::spool::ram::Ram;
 use crate::spool::store::{Opener, SledOpener};
 use crate::spool::thread::{Command, Letter, Line};
@@ -205,6 +206,14 @@ impl Spool {
         self.ram.room()
     }
 
+    /// Whether what RAM holds, and about a commit more, fits on disk without
+    /// evicting anything.
+    pub fn space(&self) -> bool {
+        let held = &self.stats.holding;
+        let pending = self.ram.undurable_bytes() + self.commit_bytes as u64;
+        held.chunks == 0 || Bounds::growth(pending) <= held.free_bytes
+    }
+
     /// Commits when it is time; to be called at each sample and at
     /// [`Spool::due_ms`].
     pub fn tick(&mut self, now: &Moment) {
@@ -236,9 +245,14 @@ impl Spool {
         if !self.opened || self.committing.is_some() {
             return None;
         }
-        let marks = self.marks_since_ms.map(|ms| ms + self.max_loss_ms.min(MARKS_WAIT_MS));
+        let oldest = self.oldest_due_ms();
+        let marks = self.marks_since_ms.map(|ms| {
+            let due = ms + self.max_loss_ms.min(MARKS_WAIT_MS);
+            // They ride along where frames follow soon.
+            due.max(oldest.unwrap_or(0).min(ms + 2 * MARKS_WAIT_MS))
+        });
         let full = self.is_full().then_some(0);
-        let due = [self.oldest_due_ms(), marks, full].into_iter().flatten().min()?;
+        let due = [oldest, marks, full].into_iter().flatten().min()?;
         Some(due.max(self.commit_backoff.until_ms))
     }
 
@@ -248,9 +262,10 @@ impl Spool {
     }
 
     /// When the oldest undelivered sample that is only in RAM has waited for
-    /// `max_loss`.
+    /// `max_loss`. In trouble the first there is tells whether it has passed.
     fn oldest_due_ms(&self) -> Option<u64> {
-        self.ram.oldest_ms().map(|ms| ms.saturating_add(self.max_loss_ms))
+        let wait_ms = if self.writing.why.is_some() { 0 } else { self.max_loss_ms };
+        self.ram.oldest_ms().map(|ms| ms.saturating_add(wait_ms))
     }
 
     /// Takes in what leases became, and keeps RAM within its bounds.

@@ -61,16 +61,16 @@ impl Bounds {
         SEGMENT_BYTES + OVERHEAD_BYTES + 2 * bytes
     }
 
-    /// Whether the file system of `folder` has room for `growth` bytes more
-    /// beside what it is to keep free. One that cannot be asked has.
-    pub fn leaves_free(&self, folder: &Path, growth: u64) -> bool {
+    /// Bytes that the file system of `folder` has beside what it is to keep
+    /// free; no bound where it cannot be asked.
+    pub fn free_bytes(&self, folder: &Path) -> u64 {
         let Ok(fs) = rustix::fs::statvfs(folder) else {
-            return true;
+            return u64::MAX;
         };
         let keep = match self.keep_free {
             KeepFree::Bytes(bytes) => bytes,
             KeepFree::Share(share) => ((fs.f_blocks * fs.f_frsize) as f64 * share) as u64,
         };
-        fs.f_bavail * fs.f_frsize >= keep.saturating_add(growth)
+        (fs.f_bavail * fs.f_frsize).saturating_sub(keep)
     }
 }

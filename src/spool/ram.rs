@@ -387,6 +387,14 @@ impl Ram {
         self.index.fresh_bytes
     }
 
+    /// About how many bytes a commit of all that is in RAM only, or on its way
+    /// to disk, has; samples that are not yet a chunk shrink when they become
+    /// one.
+    pub fn undurable_bytes(&self) -> u64 {
+        (self.index.bytes as u64).saturating_sub(self.index.durable.1)
+            + self.open.bytes() as u64 / 4
+    }
+
     /// Bytes from disk that are not leased.
     pub fn backlog_bytes(&self) -> usize {
         self.index.backlog_bytes

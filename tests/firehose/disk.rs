@@ -29,7 +29,7 @@ fn small(rig: &Rig) -> Launch {
         .set("spool.keep_free", "1MiB")
 }
 
-/// Backfills until the spool has been full for this long; the folder stays
+/// Samples until the spool has been full for this long; the folder stays
 /// within its bound all the while. Returns what it took at most.
 fn overfill(rig: &Rig, agent: &mut Agent, lasts: Duration) -> u64 {
     let (mut most, mut full) = (0, None);
@@ -86,7 +86,7 @@ fn gaps(stored: &Stored, device: &str, run: u64) -> Declared {
 #[test]
 fn a_full_spool_stays_within_its_bound_and_declares_what_it_dropped() {
     let rig = Rig::new(AGENT);
-    let launch = small(&rig).args(["--backfill", "60d"]);
+    let launch = small(&rig).args(["--speed", "3600x"]);
     let mut agent = launch.set("sink.firehose.endpoint_url", "http://127.0.0.1:9").start();
     let lasts = Duration::from_secs(by_tier(3, 10, 60));
     println!("{} bytes at most", overfill(&rig, &mut agent, lasts));
@@ -105,7 +105,7 @@ fn what_a_full_spool_delivers_meanwhile_it_does_not_declare() {
     let rig = Rig::new(AGENT);
     let relay = Relay::to(rig.address());
     relay.pull();
-    let launch = small(&rig).args(["--backfill", "60d"]);
+    let launch = small(&rig).args(["--speed", "3600x"]);
     let mut agent = launch.set("sink.firehose.endpoint_url", relay.url()).start();
     overfill(&rig, &mut agent, Duration::from_secs(1));
     relay.mend();
@@ -113,6 +113,29 @@ fn what_a_full_spool_delivers_meanwhile_it_does_not_declare() {
     let old = stop(&mut agent);
     rig.drain(|| small(&rig));
     account(&rig, old);
+    assert_eq!(rig.stand_in.stats().stored.duplicates, 0);
+}
+
+/// The past can wait where the present cannot.
+#[test]
+fn a_backfill_larger_than_the_spool_waits_for_the_sink_and_loses_nothing() {
+    let rig = Rig::new(AGENT);
+    let relay = Relay::to(rig.address());
+    relay.pull();
+    let hours = by_tier(6, 12, 48);
+    let launch = small(&rig).args(["--backfill", &format!("{hours}h")]);
+    let mut agent = launch.set("sink.firehose.endpoint_url", relay.url()).start();
+    agent.wait_for("a backfill that waits", SOON * 5, |agent| {
+        agent.stderr().contains("the simulated past waits for deliveries")
+    });
+    println!("waits with {} bytes in the spool", rig.spool_bytes());
+    relay.mend();
+    let all = DEVICES * 3600 * hours;
+    agent.wait_for("the whole past", SOON * 10, |_| rig.stand_in.stats().stored.samples > all);
+    let old = stop(&mut agent);
+    rig.drain(|| small(&rig));
+    let (present, declared) = account(&rig, old);
+    assert!(present > all && declared == 0);
     assert_eq!(rig.stand_in.stats().stored.duplicates, 0);
 }
 

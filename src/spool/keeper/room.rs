@@ -55,14 +55,19 @@ impl Keeper {
     /// Whether an empty spool could take `growth` bytes: if not, nothing is
     /// dropped for it.
     fn may_fit(&self, growth: u64) -> bool {
-        growth <= self.room.squeezed.unwrap_or(u64::MAX).min(self.bounds.usable_bytes())
+        growth <= self.most_bytes()
+    }
+
+    /// Bytes that the spool may take.
+    fn most_bytes(&self) -> u64 {
+        self.room.squeezed.unwrap_or(u64::MAX).min(self.bounds.usable_bytes())
     }
 
     /// The disk had no space for a commit. What the file system tells of is
     /// dealt with already, and another eviction in vain would only lose more.
     pub(super) fn refused(&mut self) {
         self.room.refused =
-            !self.generations.spans().is_empty() && self.bounds.leaves_free(&self.folder, 0);
+            !self.generations.spans().is_empty() && self.bounds.free_bytes(&self.folder) > 0;
     }
 
     /// Whether `growth` bytes more would break a bound. A file system with too
@@ -70,13 +75,18 @@ impl Keeper {
     /// would not cure what others fill.
     fn is_short(&mut self, growth: u64) -> bool {
         let disk_bytes = self.report.holding.disk_bytes + self.room.promised;
-        if self.bounds.leaves_free(&self.folder, growth) {
+        if self.bounds.free_bytes(&self.folder) > growth {
             self.room.squeezed = None;
         } else {
             self.room.squeezed.get_or_insert(disk_bytes);
         }
-        let most = self.room.squeezed.unwrap_or(u64::MAX).min(self.bounds.usable_bytes());
-        disk_bytes + growth > most
+        disk_bytes + growth > self.most_bytes()
+    }
+
+    /// Bytes that the bounds leave for more.
+    pub(super) fn free_bytes(&self) -> u64 {
+        let taken = self.report.holding.disk_bytes + self.room.promised;
+        self.most_bytes().saturating_sub(taken).min(self.bounds.free_bytes(&self.folder))
     }
 
     fn note_full(&mut self) {
@@ -95,7 +105,7 @@ impl Keeper {
         if self.room.full.is_some()
             && self.report.holding.disk_bytes + self.room.promised + slack
                 < self.bounds.usable_bytes()
-            && self.bounds.leaves_free(&self.folder, slack)
+            && self.bounds.free_bytes(&self.folder) > slack
         {
             self.room.full = None;
             let evicted = self.report.holding.evicted_samples;

@@ -86,6 +86,30 @@ fn a_disk_that_fails_for_a_while_loses_nothing() {
 }
 
 #[test]
+fn a_connected_agent_on_a_card_learns_that_the_disk_is_well_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut rig, faults) =
+        faulty(&Settings { max_loss: Some(Duration::from_secs(120)), ..settings(folder.path()) });
+    rig.push(10);
+    faults.write.store(EIO, Ordering::SeqCst);
+    rig.pass(120_000);
+    assert!(rig.spool.stats().trouble.is_some());
+    faults.write.store(0, Ordering::SeqCst);
+    // Each sample is delivered long before a commit of it is due.
+    for _ in 0..3 {
+        rig.drain(false);
+        rig.push(10);
+        rig.pass(30_000);
+    }
+    assert_eq!(rig.spool.stats().trouble, None);
+    let commits = rig.spool.stats().commits;
+    rig.drain(false);
+    rig.push(10);
+    rig.pass(30_000);
+    assert_eq!(rig.spool.stats().commits, commits, "the card is left alone again");
+}
+
+#[test]
 fn a_failed_sync_is_not_trusted_with_the_next_frames() {
     let folder = tempfile::tempdir().unwrap();
     let (mut rig, faults) = faulty(&settings(folder.path()));

@@ -70,6 +70,29 @@ fn acknowledgements_ride_on_the_next_commit() {
 }
 
 #[test]
+fn acknowledgements_wait_for_frames_that_follow_soon() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(&settings(folder.path()));
+    rig.push(10);
+    rig.commit();
+    rig.drain(false);
+    rig.pass(5_000);
+    rig.push(10);
+    rig.pass(9_999);
+    assert_eq!(rig.spool.stats().commits, 1);
+    rig.pass(1);
+    assert_eq!(rig.spool.stats().commits, 2);
+    // Where none do, they go by themselves.
+    rig.drain(false);
+    rig.pass(0);
+    rig.pass(10_000);
+    assert_eq!(rig.spool.stats().commits, 3);
+    rig.crash();
+    let mut rig = Rig::open(&settings(folder.path()));
+    assert_eq!(rig.drain(true), []);
+}
+
+#[test]
 fn what_is_delivered_during_its_commit_does_not_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let faults = Arc::new(Faults::default());
