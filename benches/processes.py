@@ -134,7 +134,8 @@ class Agent(Process):
         command = [self.program, "--config", folder / "iot-agent.toml", *arguments]
         for key, value in (defaults | settings).items():
             command += ["--set", f"{key}={value}"]
-        super().__init__(command, env, folder / "agent.log", stdout)
+        # Beside the folder: on a disk of its own the log would count as the agent's.
+        super().__init__(command, env, folder.with_suffix(".log"), stdout)
 
     def memory(self):
         """Resident, anonymous and peak resident memory in MiB."""

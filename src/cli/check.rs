@@ -135,7 +135,8 @@ fn sensors(config: &Config, findings: &mut Findings) {
     let known = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
     let (status, text) = match (temperature, &host.temperature_sensor) {
         (Some(celsius), _) => {
-            (Status::Ok, format!("temperature {celsius:.1} °C; the sensors here: {known}"))
+            let of = sensor.temperature_label().unwrap_or_default();
+            (Status::Ok, format!("temperature {celsius:.1} °C of {of}; the sensors here: {known}"))
         }
         (None, Some(wanted)) => {
             let remedy = "set sample.temperature_sensor to one of them";

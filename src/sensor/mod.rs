@@ -78,6 +78,12 @@ pub trait Sensor {
     /// is the operator's to give.
     fn device_ids(&self) -> Option<Vec<String>>;
 
+    /// Which of the thermal sensors column `temperature` takes its value from,
+    /// where there are several.
+    fn temperature_label(&self) -> Option<String> {
+        None
+    }
+
     /// The readings of device number `device` (0-based) at `at_ms`
     /// (milliseconds since the Unix epoch; a real sensor reads now and
     /// ignores it).

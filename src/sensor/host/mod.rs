@@ -107,6 +107,10 @@ impl Sensor for HostSensor {
         None
     }
 
+    fn temperature_label(&self) -> Option<String> {
+        self.poller.known().thermal.column.clone()
+    }
+
     fn read(&mut self, _device: usize, _at_ms: i64) -> Reading {
         Reading { readings: self.readings(), ..Reading::default() }
     }
