@@ -1,5 +1,7 @@
 //! The head of the line: sensors are read when it is time, and numbered.
 
+use std::time::Duration;
+
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::record::{Backlog, Recorder, Run};
@@ -25,7 +27,7 @@ impl Sampler {
         let interval = config.sample.interval;
         let pace = match &config.simulate {
             Some(settings) => Pace::new(settings.speed, settings.backfill, interval, start),
-            None => Pace::new(1.0, std::time::Duration::ZERO, interval, start),
+            None => Pace::new(1.0, Duration::ZERO, interval, start),
         };
         let recorder = Recorder::new(&config.device, &*sensor, run);
         Self { sensor, recorder, pace, current: None, temperature: None, said_wait: false }
@@ -48,9 +50,7 @@ impl Sampler {
             Some(current) => current,
             None => match self.pace.next(now) {
                 Due::Sample(moment) => (moment, 0),
-                Due::Wait(wait) => {
-                    return now.boot_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                }
+                Due::Wait(wait) => return after(now, wait),
             },
         };
         let end = (device + DEVICES_A_STEP).min(self.recorder.devices().len());
@@ -65,7 +65,7 @@ impl Sampler {
             }
         }
         self.current = (end < self.recorder.devices().len()).then_some((moment, end));
-        now.boot_ms
+        if self.current.is_some() { now.boot_ms } else { after(now, self.pace.wait(now)) }
     }
 
     /// Whether simulated samples wait for room: of the past none is to evict
@@ -88,6 +88,11 @@ impl Sampler {
         let Progress { done, total } = self.pace.backfill()?;
         Some((done * devices, total * devices))
     }
+}
+
+/// The boot time (ms) that comes `wait` after `now`.
+fn after(now: &Moment, wait: Duration) -> u64 {
+    now.boot_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The spool's backlog as it goes into a sample.

@@ -72,17 +72,27 @@ impl Pace {
 
     /// What to do at the real moment `now`.
     pub fn next(&mut self, now: &Moment) -> Due {
-        let elapsed_ms = now.boot_ms.saturating_sub(self.start.boot_ms);
-        let elapsed_ms = i64::try_from(elapsed_ms).unwrap_or(i64::MAX);
-        let wait_ms = self.due_after_ms().saturating_sub(elapsed_ms);
-        let due = if wait_ms > 0 {
-            Due::Wait(Duration::from_millis(wait_ms.unsigned_abs()))
-        } else {
-            Due::Sample(self.take(now, elapsed_ms))
+        let wait = self.wait(now);
+        let elapsed_ms = self.elapsed_ms(now);
+        let due = match wait.is_zero() {
+            true => Due::Sample(self.take(now, elapsed_ms)),
+            false => Due::Wait(wait),
         };
         let until = self.until(elapsed_ms);
         self.filling = self.filling.and((self.done < until).then_some(until));
         due
+    }
+
+    /// How long after the real moment `now` the next one is due.
+    pub fn wait(&self, now: &Moment) -> Duration {
+        let wait_ms = self.due_after_ms().saturating_sub(self.elapsed_ms(now));
+        Duration::from_millis(wait_ms.max(0).unsigned_abs())
+    }
+
+    /// Real milliseconds since the start.
+    fn elapsed_ms(&self, now: &Moment) -> i64 {
+        let elapsed_ms = now.boot_ms.saturating_sub(self.start.boot_ms);
+        i64::try_from(elapsed_ms).unwrap_or(i64::MAX)
     }
 
     /// The moment that is due, and on to the one after it.
