@@ -146,7 +146,11 @@ pub struct Index {
 
 impl Index {
     /// Takes in the frames of one file that `ours` accepts.
-    pub fn add(&mut self, path: &Path, ours: impl Fn(&Header<'_>) -> bool) -> io::Result<()> {
+    pub fn add(
+        &mut self,
+        path: &Path,
+        mut ours: impl FnMut(&Header<'_>) -> bool,
+    ) -> io::Result<()> {
         let file = self.files.len();
         self.files.push(path.to_owned());
         let (frames, heads, known) = (&mut self.frames, &mut self.heads, &mut self.known);

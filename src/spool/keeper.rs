@@ -133,12 +133,13 @@ impl Keeper {
         self.bytes = book.outstanding_bytes;
         self.gaps = Gaps::from_json(&book.declarations);
         self.report = Report { gaps: self.gaps.iter().collect(), ..Report::default() };
-        // Without a ledger this is 0, and everything counts as not delivered.
-        let from = book.next_chunk;
-        self.next = from;
-        self.salvaging = Salvaging::from(from);
+        self.next = book.next_chunk;
+        self.salvaging = Salvaging::default();
         self.misreads = if patient { 0 } else { u32::MAX };
         self.generations.list().map_err(|e| StoreError::io(&self.folder, e))?;
+        // Without a ledger this is 0, and everything counts as not delivered.
+        let from = if self.is_foreign()? { 0 } else { self.next };
+        self.salvaging.unknown_from = Some(from);
         for span in self.generations.spans() {
             if span.last < from {
                 continue;

@@ -12,14 +12,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use crate::ledger::{Ranges, Stretch};
-use crate::record::Gap;
+use crate::ledger::{Ranges, Stretch, Stretches};
+use crate::record::{Gap, Run};
 use crate::spool::carve::{Index, NUMBERS_END, files};
 use crate::spool::chunk::Header;
 use crate::spool::generation::{Span, folder_of};
 use crate::spool::keeper::{Keeper, given_up};
 use crate::spool::policy::Bounds;
-use crate::spool::store::StoreError;
+use crate::spool::store::{Store, StoreError};
 
 /// The newest frames of a generation that are kept while sled opens it: sled
 /// reads again, and may wipe, what was put since it was last opened (at most
@@ -44,23 +44,44 @@ pub struct Salvaging {
     looked: BTreeSet<u64>,
     salvaged: BTreeSet<u64>,
     tail: BTreeMap<u64, Vec<u8>>,
-}
-
-impl Salvaging {
-    /// At a start whose ledger knows the chunks below `unknown_from`.
-    pub fn from(unknown_from: u64) -> Self {
-        Self { unknown_from: Some(unknown_from), ..Self::default() }
-    }
+    /// The newest generation's frames, while stock is taken.
+    newest: Option<(u64, Index)>,
 }
 
 impl Keeper {
+    /// Whether the ledger is another spool's, by the runs in the newest
+    /// generation: then it knows nothing of what is here, and whatever can be
+    /// read counts as not delivered.
+    pub(super) fn is_foreign(&mut self) -> Result<bool, StoreError> {
+        let Some(newest) = self.generations.spans().pop() else { return Ok(false) };
+        let book = self.ledger.book();
+        let (ours, next) = (Run(book.run), book.next_chunk);
+        let mut foreign = false;
+        let index = self.index_of(&[newest], |header| {
+            let done = header.number < next && !self.outstanding.contains(header.number);
+            foreign |= done && !header.run.is_kin(ours);
+        })?;
+        if foreign {
+            tracing::error!(
+                "the ledger is not of this spool: whatever the spool holds counts as not delivered"
+            );
+            self.ledger.book_mut().stretches = Stretches::default();
+        } else {
+            self.salvaging.newest = Some((newest.first, index));
+        }
+        Ok(foreign)
+    }
+
     /// Opens a generation from before this start, or what can be salvaged of
     /// it; does nothing the next time.
     pub(super) fn check(&mut self, span: Span) -> Result<(), StoreError> {
         if self.salvaging.looked.contains(&span.first) {
             return Ok(());
         }
-        let index = self.index(&[span])?;
+        let index = match self.salvaging.newest.take() {
+            Some((first, index)) if first == span.first => index,
+            _ => self.index(&[span])?,
+        };
         let found = index.numbers();
         self.believe(span, &found, &index);
         let promised = self.outstanding.within(span.first, span.last);
@@ -70,7 +91,7 @@ impl Keeper {
             return Ok(());
         }
         self.keep_tail(&promised, index);
-        let last = self.generations.reader(span).and_then(|store| store.last());
+        let last = self.generations.reader(span).and_then(Store::last);
         match last {
             Err(error) if given_up(&error, self.patient()) => {
                 self.salvage(span, &error.to_string())?;
@@ -124,13 +145,23 @@ impl Keeper {
 
     /// The frames in the raw files of `spans` that belong to this spool.
     pub(super) fn index(&self, spans: &[Span]) -> Result<Index, StoreError> {
+        self.index_of(spans, |_| {})
+    }
+
+    /// The same; `see` sees all, ours or not.
+    fn index_of(
+        &self,
+        spans: &[Span],
+        mut see: impl FnMut(&Header<'_>),
+    ) -> Result<Index, StoreError> {
         let mut index = Index::default();
         let stretches = &self.ledger.book().stretches;
         for span in spans {
             let folder = folder_of(&self.folder, span.first);
-            let add = |index: &mut Index| {
+            let mut add = |index: &mut Index| {
                 files(&folder)?.iter().try_for_each(|path| {
                     index.add(path, |header| {
+                        see(header);
                         let chunk = (header.number, header.device, header.run.0);
                         stretches.fits(chunk, (header.first_seq, header.last_seq))
                     })
