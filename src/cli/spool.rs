@@ -92,7 +92,7 @@ fn each(
             return Ok(());
         }
         for chunk in &chunks {
-            take(chunk, inspection.offset_ms(&chunk.boot.to_string()))?;
+            take(chunk, inspection.offset_ms(chunk))?;
         }
     }
 }

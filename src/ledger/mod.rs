@@ -13,8 +13,10 @@
 //! edition (8), the text (JSON), CRC32C of all before it (4).
 
 mod ranges;
+mod stretches;
 
 pub use ranges::Ranges;
+pub use stretches::{Stretch, Stretches};
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -79,6 +81,8 @@ pub struct Book {
     /// bytes of their frames.
     pub outstanding_chunks: u64,
     pub outstanding_bytes: u64,
+    /// What they spoke for.
+    pub stretches: Stretches,
     /// Wall minus boot time of each boot that saw the right time, oldest first.
     pub boots: Vec<Boot>,
     /// Declarations not yet delivered, as the spool writes them.

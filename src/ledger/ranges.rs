@@ -117,6 +117,13 @@ impl Ranges {
         within
     }
 
+    /// The members that `other` has not.
+    pub fn without(&self, other: &Self) -> Self {
+        let mut rest = self.clone();
+        other.iter().for_each(|(first, last)| rest.remove_range(first, last));
+        rest
+    }
+
     /// The `count` lowest members.
     pub fn lowest(&self, mut count: u64) -> Self {
         let mut lowest = Self::default();

@@ -23,6 +23,11 @@ impl Run {
         let last = (1 << COUNTER_BITS) - 1;
         if self.0 & last == last { Self::fresh() } else { Self(self.0 + 1) }
     }
+
+    /// Whether both are starts of the same state.
+    pub fn is_kin(self, other: Self) -> bool {
+        self.0 >> COUNTER_BITS == other.0 >> COUNTER_BITS
+    }
 }
 
 impl std::fmt::Display for Run {

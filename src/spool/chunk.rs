@@ -33,7 +33,7 @@ use std::sync::Arc;
 use crate::clock::{BootId, Moment};
 use crate::record::Run;
 
-const MAGIC: [u8; 4] = *b"iAF1";
+pub const MAGIC: [u8; 4] = *b"iAF1";
 const VERSION: u8 = 1;
 
 /// Sixteen larger values in one sled leaf make a blob file, which sled never

@@ -6,12 +6,15 @@
 //! it may hold, so that a number finds its generation without opening any. It
 //! appears and disappears by a rename: a power cut leaves it whole or gone.
 
+mod rebuild;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::spool::carve::NUMBERS_END;
 use crate::spool::store::{MAKING, Opener, SEGMENT_BYTES, Store, StoreError};
 
 const PREFIX: &str = "gen-";
@@ -66,9 +69,10 @@ impl Generations {
     /// Lists what is there, opens none, and ends what a kill interrupted.
     pub fn list(&mut self) -> io::Result<()> {
         self.close();
+        rebuild::finish(&self.folder)?;
         self.firsts = firsts(&self.folder)?;
         self.bytes.clear();
-        for name in [MAKING, GOING] {
+        for name in [MAKING, GOING, rebuild::BUILDING] {
             // In the way only of the next one, which tries again.
             let _ = fs::remove_dir_all(self.folder.join(name));
         }
@@ -224,12 +228,18 @@ impl Generations {
 pub fn firsts(folder: &Path) -> io::Result<Vec<u64>> {
     let mut firsts = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name();
-        let digits = name.to_str().and_then(|n| n.strip_prefix(PREFIX));
-        firsts.extend(digits.and_then(|digits| digits.parse::<u64>().ok()));
+        let entry = entry?;
+        let first = entry.file_name().to_str().and_then(|name| first_of(name, PREFIX));
+        firsts.extend(first.filter(|_| entry.path().is_dir()));
     }
     firsts.sort_unstable();
     Ok(firsts)
+}
+
+/// The number in a folder's name, if it is one of ours.
+fn first_of(name: &str, prefix: &str) -> Option<u64> {
+    let first = name.strip_prefix(prefix)?.parse().ok()?;
+    (first < NUMBERS_END && name == format!("{prefix}{first:020}")).then_some(first)
 }
 
 /// The spans of generations that begin at `firsts`.

@@ -1,22 +1,23 @@
-//! Looking into a spool that no agent holds.
+//! Looking into a spool that no agent holds, or into what is left of one.
 //!
 //! Nothing in the spool changes. sled writes whenever it opens a database, so
-//! each generation is copied to the system's temporary folder and read there,
-//! one at a time. What cannot be read is said and passed over.
+//! its frames are [carved](carve) out of the raw files, which also works where
+//! they are damaged.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::ledger::{self, Book, Ledger, Ranges};
-use crate::record::Gap;
+use crate::record::{Gap, Run};
+use crate::spool::carve::{Index, files};
 use crate::spool::chunk::Chunk;
 use crate::spool::claim::check_free;
 use crate::spool::dead::DeadLetters;
 use crate::spool::gaps::Gaps;
-use crate::spool::generation::{Span, disk_bytes, firsts, folder_of, spans};
-use crate::spool::store::{Opener, SledOpener, Store, StoreError};
+use crate::spool::generation::{disk_bytes, firsts, folder_of};
 use crate::spool::{Error, Settings};
 
 /// Frames read at once.
@@ -33,6 +34,8 @@ pub enum InspectError {
     Io { path: PathBuf, source: io::Error },
     #[error("there is no spool at {0}: set spool.path, or --config FILE")]
     Absent(PathBuf),
+    #[error("there is no folder {0}: name a copy of a spool's folder")]
+    NoFolder(PathBuf),
 }
 
 /// What the ledger and the folder say of the spool.
@@ -48,14 +51,60 @@ pub struct Holding {
     pub declarations: Vec<Gap>,
 }
 
-/// A spool looked at by hand.
-pub struct Inspection {
-    folder: PathBuf,
+/// What the ledger says, if it can be read.
+struct Promise {
     book: Book,
     /// Numbers from here on are outstanding too: the ledger does not know them.
     unknown_from: u64,
-    spans: VecDeque<Span>,
-    current: Option<Copied>,
+}
+
+impl Promise {
+    fn of(book: Option<Book>) -> Self {
+        let unknown_from = book.as_ref().map_or(0, |book| book.next_chunk);
+        Self { book: book.unwrap_or_default(), unknown_from }
+    }
+
+    fn holds(&self, number: u64) -> bool {
+        number >= self.unknown_from || self.book.outstanding.contains(number)
+    }
+
+    /// The offset (ms) of a boot, if it ever saw the right time.
+    fn offset_ms(&self, chunk: &Chunk) -> Option<i64> {
+        let boot = chunk.boot.to_string();
+        let mut boots = self.book.boots.iter();
+        boots.find(|known| known.id == boot).map(|known| known.offset_ms)
+    }
+}
+
+/// The frames of some files, in the order of their numbers.
+#[derive(Default)]
+struct Frames {
+    index: Index,
+    left: Ranges,
+}
+
+impl Frames {
+    fn next(&mut self) -> Vec<Chunk> {
+        let (mut chunks, mut bytes) = (Vec::new(), 0);
+        while let Some(number) = self.left.first()
+            && (bytes < FETCH_BYTES || chunks.is_empty())
+        {
+            self.left.remove(number);
+            for frame in self.index.read(number) {
+                bytes += frame.len();
+                chunks.extend(Chunk::decode(&frame));
+            }
+        }
+        chunks
+    }
+}
+
+/// A spool looked at by hand.
+pub struct Inspection {
+    folder: PathBuf,
+    promise: Promise,
+    firsts: VecDeque<u64>,
+    frames: Frames,
 }
 
 impl Inspection {
@@ -65,49 +114,47 @@ impl Inspection {
             return Err(InspectError::Absent(folder));
         }
         check_free(&folder)?;
-        let book = Ledger::peek(&folder)?;
-        let unknown_from = book.as_ref().map_or(0, |book| book.next_chunk);
+        let promise = Promise::of(Ledger::peek(&folder)?);
         let firsts =
             firsts(&folder).map_err(|source| InspectError::Io { path: folder.clone(), source })?;
-        let spans = spans(&firsts).into();
-        Ok(Self { folder, book: book.unwrap_or_default(), unknown_from, spans, current: None })
+        Ok(Self { folder, promise, firsts: firsts.into(), frames: Frames::default() })
     }
 
     pub fn holding(&self) -> Holding {
+        let book = &self.promise.book;
         Holding {
-            chunks: self.book.outstanding.count(),
-            bytes: self.book.outstanding_bytes,
+            chunks: book.outstanding.count(),
+            bytes: book.outstanding_bytes,
             disk_bytes: disk_bytes(&self.folder),
-            declarations: Gaps::from_json(&self.book.declarations).iter().collect(),
+            declarations: Gaps::from_json(&book.declarations).iter().collect(),
         }
     }
 
-    /// The offset (ms) of a boot, if it ever saw the right time.
-    pub fn offset_ms(&self, boot: &str) -> Option<i64> {
-        let mut boots = self.book.boots.iter();
-        boots.find(|known| known.id == boot).map(|known| known.offset_ms)
+    /// The offset (ms) of a chunk's boot, if it ever saw the right time.
+    pub fn offset_ms(&self, chunk: &Chunk) -> Option<i64> {
+        self.promise.offset_ms(chunk)
     }
 
     /// The next outstanding chunks, oldest first; empty at the end.
     pub fn chunks(&mut self) -> Vec<Chunk> {
         loop {
-            if self.current.is_none() {
-                let Some(span) = self.spans.pop_front() else { return Vec::new() };
-                let mut wanted = self.book.outstanding.within(span.first, span.last);
-                wanted.insert_range(self.unknown_from.max(span.first), span.last);
-                if wanted.is_empty() {
-                    continue;
-                }
-                match Copied::new(&folder_of(&self.folder, span.first), wanted) {
-                    Ok(copied) => self.current = Some(copied),
-                    Err(error) => tracing::error!(%error, "a part of the spool cannot be read"),
-                }
-            }
-            let chunks = self.current.as_mut().map(Copied::chunks).unwrap_or_default();
+            let chunks = self.frames.next();
             if !chunks.is_empty() {
                 return chunks;
             }
-            self.current = None;
+            let Some(first) = self.firsts.pop_front() else { return chunks };
+            let (mut index, promise) = (Index::default(), &self.promise);
+            let folder = folder_of(&self.folder, first);
+            let added = files(&folder).and_then(|files| {
+                files
+                    .iter()
+                    .try_for_each(|path| index.add(path, |header| promise.holds(header.number)))
+            });
+            if let Err(error) = added {
+                let folder = folder.display();
+                tracing::error!(%error, %folder, "a part of the spool cannot be read");
+            }
+            self.frames = Frames { left: index.numbers(), index };
         }
     }
 
@@ -118,66 +165,92 @@ impl Inspection {
     }
 }
 
-/// A generation's copy.
-struct Copied {
-    /// Closed before its folder goes.
-    store: Option<Box<dyn Store>>,
-    folder: PathBuf,
-    wanted: Ranges,
-    from: Option<u64>,
+/// What was salvaged by hand.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    pub chunks: u64,
+    /// Samples that were found more than once.
+    pub duplicates: u64,
+    /// Files that cannot be read, and why.
+    pub unreadable: Vec<(PathBuf, String)>,
 }
 
-impl Copied {
-    fn new(generation: &Path, wanted: Ranges) -> Result<Self, StoreError> {
-        let name = format!("iot-agent-{}-{:08x}", std::process::id(), rand::random::<u32>());
-        let folder = std::env::temp_dir().join(name);
-        let from = wanted.first();
-        let mut copied = Self { store: None, folder, wanted, from };
-        copy(generation, &copied.folder).map_err(|e| StoreError::io(generation, e))?;
-        copied.store = Some(SledOpener.open(&copied.folder)?);
-        Ok(copied)
+/// Whatever can be read in a folder that was a spool, or a copy of one.
+pub struct Salvage {
+    promise: Promise,
+    /// The ledger could be read.
+    pub has_ledger: bool,
+    files: VecDeque<PathBuf>,
+    frames: Frames,
+    seen: BTreeMap<(Arc<str>, Run), Ranges>,
+    pub salvaged: Salvaged,
+}
+
+impl Salvage {
+    pub fn open(folder: &Path) -> Result<Self, InspectError> {
+        if !folder.is_dir() {
+            return Err(InspectError::NoFolder(folder.to_owned()));
+        }
+        let files =
+            files(folder).map_err(|source| InspectError::Io { path: folder.to_owned(), source })?;
+        // One of a newer agent is none that this one can go by.
+        let book = Ledger::peek(folder).unwrap_or_default();
+        Ok(Self {
+            has_ledger: book.is_some(),
+            promise: Promise::of(book),
+            files: files.into(),
+            frames: Frames::default(),
+            seen: BTreeMap::new(),
+            salvaged: Salvaged::default(),
+        })
     }
 
-    fn chunks(&mut self) -> Vec<Chunk> {
-        let mut chunks = Vec::new();
-        while chunks.is_empty()
-            && let (Some(store), Some(from)) = (&mut self.store, self.from)
-        {
-            let last = self.wanted.around(from).map_or(from, |(_, last)| last);
-            let frames = store.scan(from, last, FETCH_BYTES).or_else(|_| {
-                // Past the damaged page, one by one, as far as anything is known.
-                let known = last.min(store.last()?.unwrap_or(from));
-                let each = (from..=known).map(|n| (n, store.get(n).ok().flatten()));
-                Ok::<_, StoreError>(each.filter_map(|(n, frame)| Some((n, frame?))).collect())
-            });
-            let frames = frames.unwrap_or_default();
-            let upto = frames.last().map_or(last, |&(number, _)| number);
-            self.from = upto.checked_add(1).and_then(|next| self.wanted.at_or_after(next));
-            chunks.extend(frames.iter().filter_map(|(_, frame)| Chunk::decode(frame).ok()));
+    /// Bytes of the files that are still to be carved.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|path| fs::metadata(path).map_or(0, |meta| meta.len())).sum()
+    }
+
+    /// Carves the next file; the bytes it had, or `None` after the last.
+    pub fn carve(&mut self) -> Option<u64> {
+        let path = self.files.pop_front()?;
+        let promise = &self.promise;
+        let added = self.frames.index.add(&path, |header| promise.holds(header.number));
+        let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
+        if let Err(error) = added {
+            self.salvaged.unreadable.push((path, error.to_string()));
+        }
+        self.frames.left = self.frames.index.numbers();
+        Some(bytes)
+    }
+
+    /// The chunks found that are still to be read.
+    pub fn left(&self) -> u64 {
+        self.frames.left.count()
+    }
+
+    /// The next chunks, by number, with what no earlier one held; empty at the
+    /// end.
+    pub fn chunks(&mut self) -> Vec<Chunk> {
+        let mut chunks = self.frames.next();
+        for chunk in &mut chunks {
+            let key = (Arc::clone(&chunk.device), chunk.run);
+            let seen = self.seen.entry(key).or_default();
+            let before = chunk.entries.len();
+            chunk.entries.retain(|entry| !seen.contains(entry.seq));
+            chunk.entries.iter().for_each(|entry| seen.insert(entry.seq));
+            self.salvaged.duplicates += (before - chunk.entries.len()) as u64;
+            self.salvaged.chunks += 1;
         }
         chunks
     }
-}
 
-impl Drop for Copied {
-    fn drop(&mut self) {
-        self.store = None;
-        let _ = fs::remove_dir_all(&self.folder);
+    pub fn offset_ms(&self, chunk: &Chunk) -> Option<i64> {
+        self.promise.offset_ms(chunk)
     }
-}
 
-/// Copies the files of `from` and of the folders in it.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().mode(0o700).create(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
+    /// What was declared, and what chunks held whose head alone can be read.
+    pub fn declarations(&self) -> (Vec<Gap>, Vec<Gap>) {
+        let known = Gaps::from_json(&self.promise.book.declarations).iter().collect();
+        (known, self.frames.index.heads().map(|(_, gap)| gap.clone()).collect())
     }
-    Ok(())
 }

@@ -9,6 +9,7 @@
 
 mod fetch;
 mod room;
+mod salvage;
 
 pub use fetch::{Fetched, Found};
 
@@ -17,14 +18,16 @@ use std::sync::Arc;
 
 use crate::ledger::{Ledger, Ranges};
 use crate::record::{Gap, GapReason};
+use crate::spool::carve::NUMBERS_END;
 use crate::spool::chunk::{Header, renumbered};
 use crate::spool::gaps::{Gaps, gap_of};
 use crate::spool::generation::{Generations, Span, other_bytes};
 use crate::spool::keeper::room::Room;
+use crate::spool::keeper::salvage::Salvaging;
 use crate::spool::policy::Bounds;
 use crate::spool::store::{Opener, StoreError};
 
-/// Frames read at once while stock is taken or a generation is evicted.
+/// Frames read at once while stock is taken.
 const SCAN_BYTES: usize = 256 * 1024;
 
 /// What goes to disk together.
@@ -57,6 +60,10 @@ pub struct Holding {
     /// Chunks that the ledger promised and the disk no longer had, since the
     /// start.
     pub lost_chunks: u64,
+    /// Those of them of which nothing could be declared.
+    pub untold_chunks: u64,
+    /// Chunks carved out of damaged databases since the start.
+    pub salvaged_chunks: u64,
     /// Why the oldest samples go, if they do.
     pub full: Option<&'static str>,
 }
@@ -89,6 +96,7 @@ pub struct Keeper {
     /// The ledger's book does not have them as they are.
     gaps_changed: bool,
     room: Room,
+    salvaging: Salvaging,
     report: Report,
     /// Fetches in a row that the disk could not answer.
     misreads: u32,
@@ -109,6 +117,7 @@ impl Keeper {
             gaps: Gaps::default(),
             gaps_changed: false,
             room: Room::default(),
+            salvaging: Salvaging::default(),
             report: Report::default(),
             misreads: 0,
             cannot_delete: false,
@@ -116,7 +125,7 @@ impl Keeper {
     }
 
     /// Takes stock. What cannot be opened now and may be later is an error,
-    /// unless patience has run out; what is damaged is set aside.
+    /// unless patience has run out; what is damaged is salvaged.
     pub fn open(&mut self, patient: bool) -> Result<(), StoreError> {
         let book = self.ledger.book();
         self.outstanding = book.outstanding.clone();
@@ -124,19 +133,31 @@ impl Keeper {
         self.bytes = book.outstanding_bytes;
         self.gaps = Gaps::from_json(&book.declarations);
         self.report = Report { gaps: self.gaps.iter().collect(), ..Report::default() };
-        // Without a ledger this is 0, and everything counts as not delivered.
-        let from = book.next_chunk;
-        self.next = from;
+        self.next = book.next_chunk;
+        self.salvaging = Salvaging::default();
+        self.misreads = if patient { 0 } else { u32::MAX };
         self.generations.list().map_err(|e| StoreError::io(&self.folder, e))?;
+        // Without a ledger this is 0, and everything counts as not delivered.
+        let from = if self.is_foreign()? { 0 } else { self.next };
+        self.salvaging.unknown_from = Some(from);
         for span in self.generations.spans() {
             if span.last < from {
                 continue;
             }
             self.next = self.next.max(span.first);
             match self.adopt(span, from.max(span.first)) {
-                Err(error) if given_up(&error, patient) => self.set_aside(span, &error),
+                Err(error) if given_up(&error, patient) => {
+                    if !self.salvage(span, &error.to_string())? {
+                        self.set_aside(span, &error);
+                    }
+                }
                 result => result?,
             }
+        }
+        (self.salvaging.unknown_from, self.misreads) = (None, 0);
+        let oldest = self.generations.spans().first().map_or(NUMBERS_END, |span| span.first);
+        if let Some(below) = oldest.checked_sub(1) {
+            self.give_up_in(None, &self.outstanding.within(0, below));
         }
         self.measure();
         Ok(())
@@ -144,26 +165,26 @@ impl Keeper {
 
     /// Takes in what became durable after the ledger's last edition.
     fn adopt(&mut self, span: Span, mut from: u64) -> Result<(), StoreError> {
-        let promised = self.outstanding.at_or_before(span.last).filter(|&n| n >= span.first);
+        self.check(span)?;
+        if !self.generations.spans().iter().any(|there| there.first == span.first) {
+            return Ok(());
+        }
         let store = self.generations.reader(span)?;
         let last = store.last()?;
         loop {
-            let found = store.scan(from, span.last, SCAN_BYTES)?;
+            let found = self.generations.reader(span)?.scan(from, span.last, SCAN_BYTES)?;
             let Some((last, _)) = found.last() else { break };
-            from = last + 1;
+            from = last.saturating_add(1);
             for (number, frame) in &found {
-                if !self.outstanding.contains(*number) {
+                if *number < NUMBERS_END && !self.outstanding.contains(*number) {
                     self.outstanding.insert(*number);
                     self.bytes += frame.len() as u64;
+                    self.note(*number, frame);
                 }
             }
         }
+        let last = last.filter(|&last| last < NUMBERS_END);
         self.next = self.next.max(last.map_or(0, |last| last + 1));
-        if last < promised {
-            // sled opened what is left of it, and may well lose more.
-            self.generations.suspect(span.first);
-            self.generations.end_newest();
-        }
         Ok(())
     }
 
@@ -234,6 +255,8 @@ impl Keeper {
             store.flush()?;
             self.outstanding.insert_range(first, first + frames.len() as u64 - 1);
             self.bytes += bytes;
+            frames.iter().zip(first..).for_each(|(frame, number)| self.note(number, frame));
+            self.generations.span_of(first).into_iter().for_each(|span| self.looked(span));
         }
         let result = self.commit_ledger();
         if result.is_err() && bytes > 0 {
@@ -281,6 +304,7 @@ impl Keeper {
             self.bytes = 0;
         }
         book.outstanding.clone_from(&self.outstanding);
+        book.stretches.keep(&self.outstanding);
         book.outstanding_chunks = self.outstanding.count();
         book.outstanding_bytes = self.bytes;
         book.next_chunk = self.next;
@@ -352,10 +376,11 @@ impl Keeper {
     }
 
     fn set_aside(&mut self, span: Span, error: &StoreError) {
-        let chunks = self.lost(span.first, span.last);
+        let lost = self.outstanding.within(span.first, span.last);
+        self.give_up_in(Some(span), &lost);
         let kept = self.generations.set_aside(span.first);
         let kept = kept.map_or_else(|e| e.to_string(), |path| path.display().to_string());
-        tracing::error!(%error, chunks, kept, "a part of the spool cannot be read and is set aside");
+        tracing::error!(%error, chunks = lost.count(), kept, "a part of the spool cannot be read and is set aside");
     }
 
     /// Commits what is acknowledged, and closes. A spool that holds nothing

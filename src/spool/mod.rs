@@ -18,6 +18,7 @@
 //!
 //! One thread owns the disk ([`thread`], [`keeper`]); this half never blocks.
 
+mod carve;
 pub mod chunk;
 mod claim;
 mod dead;
@@ -27,6 +28,7 @@ mod generation;
 mod held;
 pub mod inspect;
 mod keeper;
+mod known;
 mod lease;
 mod policy;
 mod ram;

@@ -102,8 +102,9 @@ impl Opener for SledOpener {
         remove_files(folder, |name| name.ends_with(".generating"));
         let store = match SledStore::open(folder) {
             Err(StoreError::Damaged { .. }) => {
-                // A snapshot only saves time; without it sled reads all.
-                remove_files(folder, |name| name.starts_with("snap."));
+                // It only repeats our settings, and is read before anything is
+                // written.
+                remove_files(folder, |name| name == "conf");
                 SledStore::open(folder)?
             }
             opened => opened?,

@@ -1,6 +1,7 @@
 //! Tests of the whole room, on real disks and on faulty ones.
 
 mod crash;
+mod damage;
 mod disk;
 mod faults;
 mod memory;

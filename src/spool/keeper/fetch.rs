@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use crate::ledger::Ranges;
-use crate::record::GapReason;
-use crate::spool::chunk::{Chunk, FrameError, Header, Stamp};
+use crate::spool::chunk::{Chunk, FrameError, Stamp};
 use crate::spool::generation::Span;
 use crate::spool::keeper::{Keeper, given_up};
 use crate::spool::store::StoreError;
@@ -36,21 +35,16 @@ impl Keeper {
     /// The lowest of the `wanted` chunks, as many as fit in `max_bytes`.
     pub fn fetch(&mut self, wanted: &Ranges, max_bytes: usize) -> Fetched {
         let mut fetched = Fetched::default();
-        let (mut at, mut bytes, lost) = (wanted.first(), 0, self.report.holding.lost_chunks);
+        let (mut at, mut bytes) = (wanted.first(), 0);
         while let Some(number) = at.filter(|_| bytes < max_bytes) {
-            let upto = match (self.outstanding.around(number), wanted.around(number)) {
-                (Some((_, last)), Some((_, end))) => {
-                    self.read(number, last.min(end), max_bytes - bytes, &mut fetched.found)
-                }
-                _ => Ok(number),
-            };
-            match upto {
-                Ok(upto) => {
+            match self.read_from(number, wanted, max_bytes - bytes, &mut fetched.found) {
+                Ok(Some(upto)) => {
                     fetched.settled = Some(upto);
                     at = upto.checked_add(1).and_then(|next| wanted.at_or_after(next));
                 }
+                Ok(None) => {}
                 Err(error) => {
-                    self.misreads += 1;
+                    self.misreads = self.misreads.saturating_add(1);
                     self.generations.close();
                     fetched.error = Some(error);
                     break;
@@ -61,50 +55,69 @@ impl Keeper {
         if fetched.error.is_none() {
             self.misreads = 0;
         }
-        let chunks = self.report.holding.lost_chunks - lost;
-        if chunks > 0 {
-            tracing::error!(chunks, "the disk no longer has all that was written to it");
-        }
         fetched
     }
 
-    /// Reads on from `first`; returns up to which number it came.
+    /// Reads on from `number`; returns up to which number it came, or `None`
+    /// if there is something to salvage and it is worth another try.
+    fn read_from(
+        &mut self,
+        number: u64,
+        wanted: &Ranges,
+        max_bytes: usize,
+        found: &mut Vec<Found>,
+    ) -> Result<Option<u64>, StoreError> {
+        if let Some(span) = self.generations.span_of(number) {
+            self.check(span)?;
+        }
+        match (self.outstanding.around(number), wanted.around(number)) {
+            (Some((_, last)), Some((_, end))) => self.read(number, last.min(end), max_bytes, found),
+            _ => Ok(Some(number)),
+        }
+    }
+
     fn read(
         &mut self,
         first: u64,
         last: u64,
         max_bytes: usize,
         found: &mut Vec<Found>,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         let Some(span) = self.generations.span_of(first) else {
             // Its generation is gone; the next one may not be.
             let next = self.generations.spans().first().map_or(u64::MAX, |span| span.first);
             let last = last.min(next - 1);
-            self.lose(first, last);
-            return Ok(last);
+            self.give_up_in(None, &Ranges::from(vec![(first, last)]));
+            return Ok(Some(last));
         };
         let last = last.min(span.last);
+        let store = self.generations.reader(span);
         let scanned =
-            self.generations.reader(span).and_then(|store| store.scan(first, last, max_bytes));
-        let frames = match scanned {
+            store.and_then(|store| Ok((store.scan(first, last, max_bytes)?, store.last()?)));
+        let (frames, newest) = match scanned {
             Err(error) if given_up(&error, self.patient()) => {
-                return self.probe(span, first, last, max_bytes, found);
+                if self.salvage(span, &error.to_string())? {
+                    return Ok(None);
+                }
+                return self.probe(span, first, last, max_bytes, found).map(Some);
             }
-            frames => frames?,
+            scanned => scanned?,
         };
         let upto = frames.last().map_or(last, |&(number, _)| number);
-        let mut expected = first;
+        let mut lost = Ranges::from(vec![(first, upto)]);
+        let mut sound = Vec::new();
         for (number, frame) in frames {
-            if expected < number {
-                self.lose(expected, number - 1);
+            if self.take_in(number, frame, &mut sound) {
+                lost.remove(number);
             }
-            expected = number + 1;
-            self.take_in(number, frame, found);
         }
-        if expected <= upto {
-            self.lose(expected, upto);
+        let damaged = !self.excused(&lost, newest);
+        if damaged && self.salvage(span, "it lacks chunks, or has damaged ones")? {
+            return Ok(None);
         }
-        Ok(upto)
+        found.append(&mut sound);
+        self.give_up_in(Some(span), &lost);
+        Ok(Some(upto))
     }
 
     /// Reads chunk by chunk where a scan ends at the first damaged page.
@@ -118,7 +131,7 @@ impl Keeper {
     ) -> Result<u64, StoreError> {
         self.generations.close();
         let patient = self.patient();
-        let mut bytes = 0;
+        let (mut bytes, mut upto, mut lost) = (0, last, Ranges::default());
         for number in first..=last {
             let store = match self.generations.reader(span) {
                 Err(error) if given_up(&error, patient) => {
@@ -127,53 +140,51 @@ impl Keeper {
                 }
                 store => store?,
             };
-            match store.get(number) {
+            let there = match store.get(number) {
                 Ok(Some(frame)) => {
                     bytes += frame.len();
-                    self.take_in(number, frame, found);
+                    self.take_in(number, frame, found)
                 }
-                Ok(None) => self.lose(number, number),
-                Err(error) if given_up(&error, patient) => self.lose(number, number),
+                Ok(None) => false,
+                Err(error) if given_up(&error, patient) => false,
                 Err(error) => return Err(error),
+            };
+            if !there {
+                lost.insert(number);
             }
             if bytes >= max_bytes {
-                return Ok(number);
+                upto = number;
+                break;
             }
         }
-        Ok(last)
+        self.give_up_in(Some(span), &lost);
+        Ok(upto)
     }
 
-    fn take_in(&mut self, number: u64, frame: Vec<u8>, found: &mut Vec<Found>) {
+    /// Whether a chunk is as it was written.
+    fn take_in(&mut self, number: u64, frame: Vec<u8>, found: &mut Vec<Found>) -> bool {
         let chunk = match Chunk::decode(&frame) {
             Ok(chunk) => chunk,
             Err(error @ FrameError::Newer(_)) => {
                 // It stays where it is, for that agent.
-                return tracing::error!(number, %error, "a chunk cannot be read");
+                tracing::error!(number, %error, "a chunk cannot be read");
+                return true;
             }
-            Err(error) => {
-                tracing::error!(number, %error, "a chunk is damaged");
-                if let Ok(header) = Header::head(&frame) {
-                    let gap = self.declare(&header, GapReason::Damaged);
-                    self.report.gaps.push(gap);
-                }
-                return self.lose(number, number);
-            }
+            Err(_) => return false,
         };
+        let identity = (number, chunk.device.as_ref(), chunk.run.0);
+        let seqs = (chunk.first_seq, chunk.last_seq);
+        if chunk.number != number || !self.ledger.book().stretches.fits(identity, seqs) {
+            return false;
+        }
         if let Some(stamp) = chunk.stamp() {
             let (entries, first_seq) = (chunk.entries.len(), chunk.first_seq);
             found.push(Found { number, frame: frame.into(), entries, first_seq, stamp });
         }
+        true
     }
 
-    fn lose(&mut self, first: u64, last: u64) {
-        if self.lost(first, last) > 0
-            && let Some(span) = self.generations.span_of(first)
-        {
-            self.generations.suspect(span.first);
-        }
-    }
-
-    fn patient(&self) -> bool {
+    pub(super) fn patient(&self) -> bool {
         self.misreads < PATIENCE
     }
 }

@@ -1,9 +1,10 @@
 //! Room: the spool stays within its bounds, and what that costs is declared.
 
+use crate::ledger::Ranges;
 use crate::record::GapReason;
 use crate::spool::chunk::Header;
 use crate::spool::generation::Span;
-use crate::spool::keeper::{Keeper, SCAN_BYTES};
+use crate::spool::keeper::Keeper;
 use crate::spool::policy::Bounds;
 use crate::spool::store::StoreError;
 
@@ -73,7 +74,7 @@ impl Keeper {
     /// Whether `growth` bytes more would break a bound. A file system with too
     /// little free space acts as a full spool: dropping all that the spool has
     /// would not cure what others fill.
-    fn is_short(&mut self, growth: u64) -> bool {
+    pub(super) fn is_short(&mut self, growth: u64) -> bool {
         let disk_bytes = self.report.holding.disk_bytes + self.room.promised;
         if self.bounds.free_bytes(&self.folder) > growth {
             self.room.squeezed = None;
@@ -114,36 +115,31 @@ impl Keeper {
     }
 
     /// Declares what the oldest generation still holds, durably, and deletes it.
-    fn evict(&mut self, span: Span) -> Result<(), StoreError> {
+    pub(super) fn evict(&mut self, span: Span) -> Result<(), StoreError> {
         self.note_full();
-        let (mut from, mut declared, mut samples) = (span.first, 0, 0);
-        while let Some(number) = self.outstanding.at_or_after(from).filter(|&n| n <= span.last) {
-            let store = self.generations.reader(span);
-            let scanned = store.and_then(|store| store.scan(number, span.last, SCAN_BYTES));
-            let found = match scanned {
-                Ok(found) => found,
-                Err(StoreError::Damaged { .. }) => break,
-                Err(error) => return Err(error),
-            };
-            let Some((last, _)) = found.last() else { break };
-            from = last.saturating_add(1);
-            for (number, frame) in &found {
-                let Ok(header) = Header::head(frame) else { continue };
-                if self.outstanding.contains(*number) {
-                    let gap = self.declare(&header, GapReason::Evicted);
-                    self.report.evicted.push((*number, gap));
-                    declared += 1;
-                    samples += header.entries as u64;
-                }
+        let held = self.outstanding.within(span.first, span.last);
+        let mut index = self.index(&[span])?;
+        let (mut declared, mut samples) = (Ranges::default(), 0);
+        let there = index.numbers();
+        let there = there.iter().flat_map(|(first, last)| first..=last);
+        for number in there.filter(|&number| held.contains(number)) {
+            for frame in index.read(number) {
+                let Ok(header) = Header::head(&frame) else { continue };
+                let gap = self.declare(&header, GapReason::Evicted);
+                self.report.evicted.push((number, gap));
+                declared.insert(number);
+                samples += header.entries as u64;
             }
         }
         self.report.holding.evicted_samples += samples;
-        // What could not be read is lost with the rest.
-        let chunks = self.forget(span.first, span.last);
-        let lost = (chunks - declared).saturating_sub(self.surplus);
-        self.report.holding.lost_chunks += lost;
-        if lost > 0 {
-            tracing::error!(chunks = lost, "dropped chunks could not be read and are not declared");
+        let lost = held.without(&declared);
+        for (first, last) in declared.iter() {
+            self.forget(first, last);
+        }
+        let (chunks, untold) = self.give_up(&lost, &index);
+        if chunks > 0 {
+            let declared = chunks - untold;
+            tracing::error!(declared, lost = untold, "dropped chunks could not be read");
         }
         self.commit_ledger()?;
         self.generations.delete(span.first).map_err(|e| StoreError::io(&self.folder, e))

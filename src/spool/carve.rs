@@ -1,0 +1,220 @@
+//! Carving: frames found in raw files, whatever became of the database around
+//! them.
+//!
+//! sled writes a value as it is, in one piece, so each frame lies somewhere in
+//! its generation's files, often more than once. Every byte offset may begin
+//! one; a frame's checksums say whether it is one. Files are read once, in
+//! windows: memory grows with the number of frames (some 100 bytes each), not
+//! with their size. What the disk cannot read is passed over, block by block.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::ledger::Ranges;
+use crate::record::{Gap, GapReason};
+use crate::spool::chunk::{Header, MAGIC, MAX_FRAME_BYTES};
+use crate::spool::gaps::gap_of;
+use crate::spool::known::Known;
+
+const WINDOW_BYTES: usize = 64 * 1024;
+
+/// What a bad medium fails to read at once, at least.
+const BLOCK_BYTES: usize = 4096;
+
+/// No chunk has this number: a foreign file must not make numbers run out.
+pub const NUMBERS_END: u64 = 1 << 62;
+
+/// Something that begins as a frame does.
+#[derive(Debug)]
+pub enum Find<'a> {
+    /// With its exact bytes.
+    Whole(Header<'a>, &'a [u8]),
+    /// The payload is damaged, or cut.
+    Head(Header<'a>),
+}
+
+/// The regular files in `folder` and below, in order.
+pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            match entry.file_type()? {
+                kind if kind.is_dir() => folders.push(entry.path()),
+                kind if kind.is_file() => files.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Hands every frame in the file at `path` to `take`, with its offset.
+pub fn carve(path: &Path, mut take: impl FnMut(u64, Find<'_>)) -> io::Result<()> {
+    let file = File::open(path)?;
+    let mut window = vec![0; WINDOW_BYTES + MAX_FRAME_BYTES];
+    let (mut begin, mut held) = (0, 0);
+    loop {
+        let free = window.get_mut(held..).unwrap_or_default();
+        let read = read_past_damage(&file, free, begin + held as u64)?;
+        held += read;
+        let bytes = window.get(..held).unwrap_or_default();
+        // What begins later may end in the next window.
+        let until = if read == 0 { held } else { held.saturating_sub(MAX_FRAME_BYTES) };
+        let mut at = 0;
+        while let Some(found) = find_magic(bytes, at, until) {
+            let here = bytes.get(found..).unwrap_or_default();
+            at = found + 1;
+            if let Ok((header, frame)) = Header::read(here) {
+                at = found + frame.len();
+                take(begin + found as u64, Find::Whole(header, frame));
+            } else if let Ok(header) = Header::head(here) {
+                take(begin + found as u64, Find::Head(header));
+            }
+        }
+        if read == 0 {
+            return Ok(());
+        }
+        let done = at.max(until).min(held);
+        window.copy_within(done..held, 0);
+        (begin, held) = (begin + done as u64, held - done);
+    }
+}
+
+/// The first magic in `bytes` that begins within `from..until`.
+fn find_magic(bytes: &[u8], mut from: usize, until: usize) -> Option<usize> {
+    let [first, ..] = MAGIC;
+    loop {
+        let at = from + bytes.get(from..until)?.iter().position(|&byte| byte == first)?;
+        if bytes.get(at..).is_some_and(|rest| rest.starts_with(&MAGIC)) {
+            return Some(at);
+        }
+        from = at + 1;
+    }
+}
+
+/// Reads at `offset`; a block that the medium cannot give reads as zeros.
+fn read_past_damage(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let bad =
+        |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    match file.read_at(bytes, offset) {
+        Err(error) if bad(&error) => {}
+        read => return read,
+    }
+    let block = BLOCK_BYTES - (offset % BLOCK_BYTES as u64) as usize;
+    let bytes = bytes.split_at_mut(block.min(bytes.len())).0;
+    match file.read_at(bytes, offset) {
+        Err(error) if bad(&error) => {
+            bytes.fill(0);
+            Ok(bytes.len())
+        }
+        read => read,
+    }
+}
+
+/// Which frame: its number, and of whom and from when it is, for a foreign
+/// file has numbers of its own.
+type Identity = (u64, u32);
+
+fn identity(header: &Header<'_>) -> Identity {
+    let crc = crc32c::crc32c(header.device.as_bytes());
+    let crc = crc32c::crc32c_append(crc, &header.run.0.to_le_bytes());
+    (header.number, crc32c::crc32c_append(crc, &header.first_seq.to_le_bytes()))
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: usize,
+    offset: u64,
+    bytes: usize,
+    revision: u8,
+}
+
+/// Where the frames are, of the highest revision each.
+#[derive(Debug, Default)]
+pub struct Index {
+    files: Vec<PathBuf>,
+    frames: BTreeMap<Identity, Place>,
+    heads: BTreeMap<Identity, Gap>,
+    known: Known,
+    reading: Option<(usize, File)>,
+}
+
+impl Index {
+    /// Takes in the frames of one file that `ours` accepts.
+    pub fn add(
+        &mut self,
+        path: &Path,
+        mut ours: impl FnMut(&Header<'_>) -> bool,
+    ) -> io::Result<()> {
+        let file = self.files.len();
+        self.files.push(path.to_owned());
+        let (frames, heads, known) = (&mut self.frames, &mut self.heads, &mut self.known);
+        carve(path, |offset, find| {
+            let (Find::Whole(header, _) | Find::Head(header)) = &find;
+            if header.number >= NUMBERS_END || !ours(header) {
+                return;
+            }
+            let identity = identity(header);
+            if let Find::Whole(header, frame) = &find {
+                let place = Place { file, offset, bytes: frame.len(), revision: header.revision };
+                let kept = frames.entry(identity).or_insert(place);
+                if kept.revision < place.revision {
+                    *kept = place;
+                }
+                known.learn(header);
+            } else if !frames.contains_key(&identity) {
+                heads.insert(identity, gap_of(header, GapReason::Damaged));
+            }
+        })
+    }
+
+    /// The numbers of the whole frames, and of those alone.
+    pub fn numbers(&self) -> Ranges {
+        let mut numbers = Ranges::default();
+        self.frames.keys().for_each(|&(number, _)| numbers.insert(number));
+        numbers
+    }
+
+    /// The bytes of frame `number`.
+    pub fn bytes(&self, number: u64) -> usize {
+        self.of_number(number).next().map_or(0, |place| place.bytes)
+    }
+
+    fn of_number(&self, number: u64) -> impl Iterator<Item = Place> {
+        self.frames.range((number, 0)..=(number, u32::MAX)).map(|(_, place)| *place)
+    }
+
+    /// The frames of `number`, read anew: more than one only where a foreign
+    /// file was taken in.
+    pub fn read(&mut self, number: u64) -> Vec<Vec<u8>> {
+        let places: Vec<Place> = self.of_number(number).collect();
+        places.into_iter().filter_map(|place| self.read_at(place)).collect()
+    }
+
+    fn read_at(&mut self, place: Place) -> Option<Vec<u8>> {
+        let file = match self.reading.take() {
+            Some((open, file)) if open == place.file => file,
+            _ => File::open(self.files.get(place.file)?).ok()?,
+        };
+        let (_, file) = self.reading.insert((place.file, file));
+        let mut frame = vec![0; place.bytes];
+        file.read_exact_at(&mut frame, place.offset).ok()?;
+        Header::read(&frame).is_ok().then_some(frame)
+    }
+
+    /// What is known of frames of which only the head can be read, by number.
+    pub fn heads(&self) -> impl Iterator<Item = (u64, &Gap)> {
+        let lost = self.heads.iter().filter(|(identity, _)| !self.frames.contains_key(identity));
+        lost.map(|((number, _), gap)| (*number, gap))
+    }
+
+    /// What the whole frames speak for.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+}
