@@ -10,10 +10,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ledger::{self, Book, Ledger, Ranges};
-use crate::record::Gap;
+use crate::record::Marker;
 use crate::spool::chunk::Chunk;
 use crate::spool::claim::check_free;
 use crate::spool::dead::DeadLetters;
+use crate::spool::ends::Ends;
 use crate::spool::gaps::Gaps;
 use crate::spool::generation::{Span, disk_bytes, firsts, folder_of, spans};
 use crate::spool::store::{Opener, SledOpener, Store, StoreError};
@@ -44,8 +45,8 @@ pub struct Holding {
     pub bytes: u64,
     /// Bytes of everything under the spool's folder.
     pub disk_bytes: u64,
-    /// What will not arrive, and the sink has not been told of.
-    pub declarations: Vec<Gap>,
+    /// What the sink has not been told of.
+    pub declarations: Vec<Marker>,
 }
 
 /// A spool looked at by hand.
@@ -78,8 +79,18 @@ impl Inspection {
             chunks: self.book.outstanding.count(),
             bytes: self.book.outstanding_bytes,
             disk_bytes: disk_bytes(&self.folder),
-            declarations: Gaps::from_json(&self.book.declarations).iter().collect(),
+            declarations: self.declarations(),
         }
+    }
+
+    /// What the ledger says, and what the next start would say of the last run.
+    fn declarations(&self) -> Vec<Marker> {
+        let mut values = self.book.declarations.clone();
+        values.extend(self.book.run_end.clone());
+        let ends = Ends::from_json(&values);
+        let gaps = Gaps::from_json(&values);
+        let ends = ends.iter().cloned().map(Marker::RunEnd);
+        gaps.iter().map(Marker::Gap).chain(ends).collect()
     }
 
     /// The offset (ms) of a boot, if it ever saw the right time.

@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod ends;
 mod faults;
 mod memory;
 mod model;
@@ -14,7 +15,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::clock::{BootId, Moment};
-use crate::record::{Gap, Run, Sample};
+use crate::record::{Gap, Marker, Run, Sample};
 use crate::spool::store::{Opener, SledOpener, Store, StoreError};
 use crate::spool::{Claim, KeepFree, Lease, Settings, Spool, WhenFull};
 
@@ -159,9 +160,10 @@ impl Rig {
             if gaps.is_empty() {
                 return seqs;
             }
-            for gap in gaps {
-                seqs.extend(seqs_of(&gap));
-                self.spool.declared(gap);
+            for marker in gaps {
+                let Marker::Gap(gap) = &marker else { panic!("{marker:?}") };
+                seqs.extend(seqs_of(gap));
+                self.spool.declared(marker);
             }
         }
     }
