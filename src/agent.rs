@@ -264,6 +264,18 @@ impl<O: FnMut(&Report)> Line<O> {
         self.report.backfill = self.sampler.backfill();
     }
 
+    /// Hands over what is at hand, until there is no more or it is refused.
+    async fn hand_over_all(&mut self) {
+        while self.drain.retry_at_ms().is_none() {
+            self.hand_over(&self.clock.now(), true);
+            if self.delivering.is_none() {
+                break;
+            }
+            let verdict = answer(&mut self.delivering).await;
+            self.settle(verdict);
+        }
+    }
+
     /// Delivers what can be delivered at once, and makes the rest durable.
     async fn end(mut self) -> Result<Report, Error> {
         if self.delivering.is_some() {
@@ -276,13 +288,10 @@ impl<O: FnMut(&Report)> Line<O> {
         self.spool.seal();
         self.drain.begin(&mut self.spool);
         let last = async {
-            while self.drain.retry_at_ms().is_none() {
-                self.hand_over(&self.clock.now(), true);
-                if self.delivering.is_none() {
-                    break;
-                }
-                let verdict = answer(&mut self.delivering).await;
-                self.settle(verdict);
+            self.hand_over_all().await;
+            if self.spool.end_run() {
+                self.drain.begin(&mut self.spool);
+                self.hand_over_all().await;
             }
         };
         if timeout(STOP_DELIVERY, last).await.is_err() {

@@ -53,7 +53,8 @@ impl Sampler {
                 Due::Wait(wait) => return after(now, wait),
             },
         };
-        let end = (device + DEVICES_A_STEP).min(self.recorder.devices().len());
+        let devices = self.recorder.devices().len();
+        let end = (device + DEVICES_A_STEP).min(devices);
         let backlog = backlog(spool, now);
         for device in device..end {
             let reading = self.sensor.read(device, moment.wall_ms);
@@ -61,10 +62,14 @@ impl Sampler {
                 self.temperature = reading.readings.temperature;
             }
             if let Some(sample) = self.recorder.record(device, reading, moment, backlog) {
+                let seq = sample.seq;
                 spool.push(sample, self.sensor.simulated(), now.boot_ms);
+                if device + 1 == devices {
+                    spool.all_have(seq);
+                }
             }
         }
-        self.current = (end < self.recorder.devices().len()).then_some((moment, end));
+        self.current = (end < devices).then_some((moment, end));
         if self.current.is_some() { now.boot_ms } else { after(now, self.pace.wait(now)) }
     }
 

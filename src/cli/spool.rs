@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::cli::terminal::{columns, style, wants_json};
 use crate::clock::{self, Clock};
 use crate::ledger::Ranges;
-use crate::record::{Gap, Line, Run, dated};
+use crate::record::{Line, Marker, Run, dated};
 use crate::spool::Settings;
 use crate::spool::chunk::Chunk;
 use crate::spool::inspect::Inspection;
@@ -44,14 +44,14 @@ pub fn ls(settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
     let holding = inspection.holding();
     let samples: u64 = waiting.values().map(|w| w.seqs.count()).sum();
     let mut out = io::stdout().lock();
-    let gaps = &holding.declarations;
+    let declarations = &holding.declarations;
     if wants_json(json) {
         let value = json!({
             "path": settings.path,
             "disk_bytes": holding.disk_bytes,
             "samples": samples,
             "waiting": waiting.iter().map(waiting_json).collect::<Vec<_>>(),
-            "declarations": gaps,
+            "declarations": declarations,
             "dead_letters": dead_letters,
         });
         writeln!(out, "{value}")?;
@@ -68,8 +68,9 @@ pub fn ls(settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
     if !waiting.is_empty() {
         write!(out, "\n{}", waiting_table(&waiting))?;
     }
-    if !gaps.is_empty() {
-        write!(out, "\nDeclared, and not yet told the sink:\n{}", gaps_table(gaps))?;
+    if !declarations.is_empty() {
+        let table = declarations_table(declarations);
+        write!(out, "\nDeclared, and not yet told the sink:\n{table}")?;
     }
     if dead_letters > 0 {
         let count = HumanCount(dead_letters as u64);
@@ -147,17 +148,21 @@ fn waiting_table(waiting: &ByRun) -> String {
     columns(&rows)
 }
 
-fn gaps_table(gaps: &[Gap]) -> String {
-    let head = ["device", "run", "seqs", "kept", "reason"];
+fn declarations_table(declarations: &[Marker]) -> String {
+    let head = ["device", "run", "what", "seqs", "kept", "reason"];
     let mut rows = vec![head.map(String::from)];
-    rows.extend(gaps.iter().map(|gap| {
-        [
-            gap.device.clone(),
-            gap.run.to_string(),
-            format!("{}-{}", gap.first_seq, gap.last_seq),
-            gap.kept.to_string(),
-            json!(gap.reason).as_str().unwrap_or_default().to_owned(),
-        ]
+    rows.extend(declarations.iter().map(|marker| {
+        let (what, seqs, kept, reason) = match marker {
+            Marker::Gap(gap) => {
+                let seqs = format!("{}-{}", gap.first_seq, gap.last_seq);
+                ("gap", seqs, gap.kept.to_string(), json!(gap.reason))
+            }
+            Marker::RunEnd(end) => {
+                ("run_end", format!("0-{}", end.last_seq), String::new(), json!(end.reason))
+            }
+        };
+        let reason = reason.as_str().unwrap_or_default().to_owned();
+        [marker.device().to_owned(), marker.run().to_string(), what.into(), seqs, kept, reason]
     }));
     columns(&rows)
 }
@@ -238,8 +243,8 @@ fn write_all(inspection: &mut Inspection, out: impl Write, bar: &ProgressBar) ->
         lines.clear();
         Ok(())
     })?;
-    for gap in inspection.holding().declarations {
-        gap.render(now_ms, &sent, &mut lines);
+    for marker in inspection.holding().declarations {
+        marker.render(now_ms, &sent, &mut lines);
         records += 1;
     }
     out.write_all(&lines)?;

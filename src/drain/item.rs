@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::clock::BootId;
 use crate::drain::{Handover, Parcel};
-use crate::record::{Gap, Line, Run, dated};
+use crate::record::{Line, Marker, Run, dated};
 use crate::spool::chunk::Entry;
 use crate::spool::{Lease, Spool};
 
@@ -19,7 +19,7 @@ pub struct Item {
 #[derive(Debug, Clone)]
 pub enum What {
     Sample { device: Arc<str>, run: Run, boot: BootId, entry: Entry, lease: Lease },
-    Marker(Gap),
+    Marker(Marker),
 }
 
 impl Item {
@@ -54,7 +54,7 @@ impl Item {
                 }
                 .render(out);
             }
-            What::Marker(gap) => gap.render(at.wall_ms, &at.hour, out),
+            What::Marker(marker) => marker.render(at.wall_ms, &at.hour, out),
         }
     }
 
@@ -77,7 +77,7 @@ pub fn parcel(spool: &Spool, items: &[Item], at: &Handover) -> Parcel {
     items.iter().for_each(|item| item.render(spool, at, &mut ndjson));
     let (device, run, first_seq) = match items.first().map(|item| &item.what) {
         Some(What::Sample { device, run, entry, .. }) => (device.to_string(), run.0, entry.seq),
-        Some(What::Marker(gap)) => (gap.device.clone(), gap.run.0, 0),
+        Some(What::Marker(marker)) => (marker.device().to_owned(), marker.run().0, 0),
         None => Default::default(),
     };
     Parcel::new(ndjson, items.len(), device, run, first_seq)

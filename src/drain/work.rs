@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::drain::item::{Item, What, parcel};
 use crate::drain::parcel::cut;
 use crate::drain::{Batch, Limits, Order, Outcome, Settings, Trouble, TroubleKind, Verdict, retry};
-use crate::record::Gap;
+use crate::record::Marker;
 use crate::spool::Spool;
 use crate::spool::chunk::Chunk;
 
@@ -90,17 +90,17 @@ impl Drain {
     pub fn begin(&mut self, spool: &mut Spool) {
         self.working = true;
         self.pending.iter_mut().for_each(|item| item.waited = true);
-        for gap in spool.declarations() {
-            if !self.holds_marker(&gap) {
-                self.pending.push_back(Item { what: What::Marker(gap), waited: true });
+        for marker in spool.declarations() {
+            if !self.holds_marker(&marker) {
+                self.pending.push_back(Item { what: What::Marker(marker), waited: true });
             }
         }
     }
 
-    fn holds_marker(&self, gap: &Gap) -> bool {
+    fn holds_marker(&self, marker: &Marker) -> bool {
         let flying = self.in_flight.iter().flatten().flatten();
         let all = self.pending.iter().chain(self.suspects.iter().flatten()).chain(flying);
-        all.into_iter().any(|item| matches!(&item.what, What::Marker(known) if known == gap))
+        all.into_iter().any(|item| matches!(&item.what, What::Marker(known) if known == marker))
     }
 
     /// Whether a batch is on its way.
@@ -260,7 +260,7 @@ impl Drain {
                 self.stats.delivered += 1;
                 self.stats.delivered_bytes += bytes;
             }
-            What::Marker(gap) => spool.declared(gap),
+            What::Marker(marker) => spool.declared(marker),
         }
     }
 
@@ -291,9 +291,9 @@ impl Drain {
                 What::Sample { entry, lease, .. } => {
                     spool.bury(why.text.clone(), record, Some((lease, entry.seq)));
                 }
-                What::Marker(gap) => {
+                What::Marker(marker) => {
                     spool.bury(why.text.clone(), record, None);
-                    spool.declared(gap);
+                    spool.declared(marker);
                 }
             }
         }

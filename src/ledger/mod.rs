@@ -87,6 +87,9 @@ pub struct Book {
     pub boots: Vec<Boot>,
     /// Declarations not yet delivered, as the spool writes them.
     pub declarations: Vec<serde_json::Value>,
+    /// The declaration that the next start makes of the run of this one, unless
+    /// this one makes it itself.
+    pub run_end: Option<serde_json::Value>,
 }
 
 /// One boot whose wall clock became known.

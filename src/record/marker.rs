@@ -7,6 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::record::Run;
 
+/// A row that the agent says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Marker {
+    Gap(Gap),
+    RunEnd(RunEnd),
+}
+
 /// Of `run`'s seqs `first_seq..=last_seq` only `kept` will arrive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
@@ -31,19 +39,72 @@ pub enum GapReason {
     Damaged,
 }
 
-impl Gap {
-    /// Appends the marker's JSON object and `\n`. `timestamp_ms` is when it is
-    /// said, `timestamp_sent` the partition.
+/// Every seq up to `last_seq` of every device of `run` is delivered, in the
+/// spool or declared by a [`Gap`]. What lies beyond it a crash may have taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunEnd {
+    /// The first device of the agent, which speaks for all of them.
+    pub device: String,
+    pub run: Run,
+    pub last_seq: u64,
+    pub reason: EndReason,
+    pub simulated: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndReason {
+    /// It was stopped, and nothing lies beyond.
+    Clean,
+    /// Said by the next start: as far as the last commit knew.
+    Crash,
+}
+
+impl Marker {
+    /// Whose row it is.
+    pub fn device(&self) -> &str {
+        match self {
+            Self::Gap(gap) => &gap.device,
+            Self::RunEnd(end) => &end.device,
+        }
+    }
+
+    /// The run that it speaks of.
+    pub fn run(&self) -> Run {
+        match self {
+            Self::Gap(gap) => gap.run,
+            Self::RunEnd(end) => end.run,
+        }
+    }
+
+    /// Appends its JSON object and `\n`. `timestamp_ms` is when it is said,
+    /// `timestamp_sent` the partition. What it says is the same text each time:
+    /// by that a lake knows one that it has.
     pub fn render(&self, timestamp_ms: i64, timestamp_sent: &str, out: &mut Vec<u8>) {
-        let marker = serde_json::json!({
-            "kind": "gap",
-            "run": self.run,
-            "first_seq": self.first_seq,
-            "last_seq": self.last_seq,
-            "kept": self.kept,
-            "reason": self.reason,
-        });
-        let (device, simulated) = (&self.device, self.simulated);
+        let (marker, simulated) = match self {
+            Self::Gap(gap) => {
+                let marker = serde_json::json!({
+                    "kind": "gap",
+                    "run": gap.run,
+                    "first_seq": gap.first_seq,
+                    "last_seq": gap.last_seq,
+                    "kept": gap.kept,
+                    "reason": gap.reason,
+                });
+                (marker, gap.simulated)
+            }
+            Self::RunEnd(end) => {
+                let marker = serde_json::json!({
+                    "kind": "run_end",
+                    "run": end.run,
+                    "last_seq": end.last_seq,
+                    "reason": end.reason,
+                });
+                (marker, end.simulated)
+            }
+        };
+        let device = self.device();
         let timestamp = clock::rfc3339(timestamp_ms);
         let version = env!("CARGO_PKG_VERSION");
         // Writing to a Vec cannot fail.
@@ -60,10 +121,15 @@ impl Gap {
 mod tests {
     use super::*;
 
+    fn rendered(marker: &Marker) -> serde_json::Value {
+        let mut out = Vec::new();
+        marker.render(0, "2026-11-24 02", &mut out);
+        serde_json::from_slice(&out).unwrap()
+    }
+
     #[test]
     fn a_marker_is_a_row_without_seq() {
-        let mut out = Vec::new();
-        let gap = Gap {
+        let gap = Marker::Gap(Gap {
             device: "a".into(),
             run: Run(1),
             first_seq: 3,
@@ -71,11 +137,26 @@ mod tests {
             kept: 0,
             reason: GapReason::Evicted,
             simulated: false,
-        };
-        gap.render(0, "2026-11-24 02", &mut out);
-        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        });
+        let value = rendered(&gap);
         assert_eq!(value["marker"]["reason"], "evicted");
         assert_eq!(value["marker"]["last_seq"], 4);
-        assert!(value.get("seq").is_none());
+        assert!(value.get("seq").is_none() && value.get("run").is_none());
+    }
+
+    #[test]
+    fn a_run_end_says_the_run_and_how_far_it_is_safe() {
+        let end = RunEnd {
+            device: "a".into(),
+            run: Run(7),
+            last_seq: 9,
+            reason: EndReason::Crash,
+            simulated: true,
+        };
+        let value = rendered(&Marker::RunEnd(end));
+        let said = serde_json::json!(
+            {"kind": "run_end", "run": 7, "last_seq": 9, "reason": "crash"}
+        );
+        assert_eq!((&value["marker"], &value["simulated"]), (&said, &true.into()));
     }
 }

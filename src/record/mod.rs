@@ -9,7 +9,7 @@ mod recorder;
 pub mod schema;
 mod sequence;
 
-pub use marker::{Gap, GapReason};
+pub use marker::{EndReason, Gap, GapReason, Marker, RunEnd};
 pub use recorder::{Backlog, MAX_BODY_BYTES, Recorder};
 pub use sequence::Run;
 

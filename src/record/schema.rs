@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::clock::Moment;
     use crate::record::{
-        Backlog, ClockState, Gap, GapReason, Line, Recorder, Run, Settings, dated,
+        Backlog, ClockState, Gap, GapReason, Line, Marker, Recorder, Run, Settings, dated,
     };
     use crate::sensor::{DiskReading, Reading, Readings, Sensor, ThermalReading};
 
@@ -247,7 +247,7 @@ mod tests {
             simulated: false,
         };
         let mut out = Vec::new();
-        gap.render(0, "2026-11-24 14", &mut out);
+        Marker::Gap(gap).render(0, "2026-11-24 14", &mut out);
         serde_json::from_slice(&out).unwrap()
     }
 

@@ -71,6 +71,8 @@ impl Claim {
         let known = book.run != 0 && book.machine == machine;
         claim.run = if known { Run(book.run).next() } else { Run::fresh() };
         (book.run, book.machine) = (claim.run.0, machine);
+        // The last run did not live to say so itself.
+        book.declarations.extend(book.run_end.take());
         if let Err(error) = claim.ledger.commit() {
             tracing::error!(%error, "the spool's state cannot be kept");
             claim.run = Run::fresh();

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Ranges;
-use crate::record::{Gap, GapReason, Run};
+use crate::record::{Gap, GapReason, Marker, Run, RunEnd};
 use crate::spool::chunk::Header;
+use crate::spool::ends::Ends;
 
 /// Gaps kept at most: those of 16,384 devices fill the ledger's slot. What
 /// goes beyond is said in the log alone.
@@ -122,16 +123,31 @@ pub fn gap_of(header: &Header<'_>, reason: GapReason) -> Gap {
     }
 }
 
-/// The way of the gaps through RAM: known, handed to the drain, delivered.
+/// What the ledger is yet to know.
+#[derive(Debug, Default)]
+pub struct News {
+    pub declare: Gaps,
+    /// This run has ended.
+    pub ended: Option<RunEnd>,
+    pub delivered: Vec<Marker>,
+}
+
+impl News {
+    pub fn is_empty(&self) -> bool {
+        self.declare.is_empty() && self.ended.is_none() && self.delivered.is_empty()
+    }
+}
+
+/// The way of the declarations through RAM: known, handed to the drain,
+/// delivered.
 #[derive(Debug, Default)]
 pub struct Declarations {
     known: Gaps,
+    ends: Ends,
     /// A gap that is with the drain grows no more: it would be delivered as
     /// it was.
-    handed: Vec<Gap>,
-    /// Not yet durable.
-    new: Gaps,
-    delivered: Vec<Gap>,
+    handed: Vec<Marker>,
+    news: News,
 }
 
 impl Declarations {
@@ -140,40 +156,55 @@ impl Declarations {
         self.known.add(gap);
     }
 
+    /// The same of a run that has ended.
+    pub fn learn_end(&mut self, end: RunEnd) {
+        self.ends.add(end);
+    }
+
     /// Takes in what the ledger is yet to know.
     pub fn declare(&mut self, gap: &Gap) {
         self.known.add(gap);
-        self.new.add(gap);
+        self.news.declare.add(gap);
+    }
+
+    /// The same of this run.
+    pub fn end(&mut self, end: RunEnd) {
+        self.ends.add(end.clone());
+        self.news.ended = Some(end);
     }
 
     /// `gap`, which the ledger knows, is none after all.
     pub fn retract(&mut self, gap: Gap) {
-        self.delivered.push(gap);
+        self.news.delivered.push(Marker::Gap(gap));
     }
 
-    /// What to deliver now.
-    pub fn hand(&mut self) -> Vec<Gap> {
+    /// What to deliver now: gaps first, for the end of a run relies on them.
+    pub fn hand(&mut self) -> Vec<Marker> {
         while self.handed.len() < MAX_HANDED
-            && let Some(gap) = self.known.pop()
+            && let Some(marker) = self.pop()
         {
-            self.handed.push(gap);
+            self.handed.push(marker);
         }
         self.handed.clone()
     }
 
-    pub fn delivered(&mut self, gap: Gap) {
-        self.handed.retain(|handed| *handed != gap);
-        self.delivered.push(gap);
+    fn pop(&mut self) -> Option<Marker> {
+        let gap = self.known.pop().map(Marker::Gap);
+        gap.or_else(|| self.ends.pop().map(Marker::RunEnd))
     }
 
-    /// Whether the ledger is to be told something.
-    pub fn any_news(&self) -> bool {
-        !self.new.is_empty() || !self.delivered.is_empty()
+    pub fn delivered(&mut self, marker: Marker) {
+        self.handed.retain(|handed| *handed != marker);
+        self.news.delivered.push(marker);
     }
 
-    /// What to tell the ledger: new ones, then those delivered.
-    pub fn take_news(&mut self) -> (Gaps, Vec<Gap>) {
-        (std::mem::take(&mut self.new), std::mem::take(&mut self.delivered))
+    /// What to tell the ledger.
+    pub fn news(&self) -> &News {
+        &self.news
+    }
+
+    pub fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
     }
 }
 
@@ -222,15 +253,17 @@ mod tests {
     #[test]
     fn what_is_with_the_drain_does_not_grow_and_is_bounded() {
         let mut declarations = Declarations::default();
+        let [first, second] = [gap("a", 0, 9), gap("a", 10, 19)].map(Marker::Gap);
         declarations.learn(&gap("a", 0, 9));
-        assert_eq!(declarations.hand(), [gap("a", 0, 9)]);
+        assert_eq!(declarations.hand(), [first.clone()]);
         declarations.declare(&gap("a", 10, 19));
-        assert_eq!(declarations.hand(), [gap("a", 0, 9), gap("a", 10, 19)]);
-        declarations.delivered(gap("a", 0, 9));
-        assert_eq!(declarations.hand(), [gap("a", 10, 19)]);
-        let (new, delivered) = declarations.take_news();
-        assert_eq!(new.iter().collect::<Vec<_>>(), [gap("a", 10, 19)]);
-        assert_eq!(delivered, [gap("a", 0, 9)]);
+        assert_eq!(declarations.hand(), [first.clone(), second.clone()]);
+        declarations.delivered(first.clone());
+        assert_eq!(declarations.hand(), [second]);
+        let news = declarations.take_news();
+        assert_eq!(news.declare.iter().collect::<Vec<_>>(), [gap("a", 10, 19)]);
+        assert_eq!(news.delivered, [first]);
+        assert!(declarations.news().is_empty());
         (0..1000).for_each(|n| declarations.learn(&gap("c", n * 2, n * 2)));
         assert_eq!(declarations.hand().len(), MAX_HANDED);
         assert_eq!(declarations.hand().len(), MAX_HANDED);

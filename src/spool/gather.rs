@@ -91,6 +91,12 @@ impl Gathering {
         open.entries.first().map(|entry| (open.born_ms, entry.at))
     }
 
+    /// The lowest seq: samples come in the order of their seqs.
+    pub fn lowest_seq(&self) -> Option<u64> {
+        let open = self.open.get(self.order.values().next()?)?;
+        open.entries.first().map(|entry| entry.seq)
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }

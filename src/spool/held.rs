@@ -60,6 +60,8 @@ impl Held {
 pub struct Index {
     /// Chunks in RAM only, by the age of their oldest undelivered sample.
     pub due: BTreeSet<(u64, u64)>,
+    /// Chunks in RAM only, by their first seq.
+    pub seqs: BTreeSet<(u64, u64)>,
     /// Chunks that may be leased: of this start, and from disk.
     pub live: BTreeSet<u64>,
     pub backlog: BTreeSet<u64>,
@@ -83,6 +85,7 @@ impl Index {
             Place::Ram => {
                 self.fresh_bytes += bytes;
                 self.due.insert((held.due_ms, id));
+                self.seqs.insert((held.first_seq, id));
             }
             Place::Committing => {}
             Place::Disk(_) => {
@@ -115,6 +118,7 @@ impl Index {
             Place::Ram => {
                 self.fresh_bytes -= bytes;
                 self.due.remove(&(held.due_ms, id));
+                self.seqs.remove(&(held.first_seq, id));
             }
             Place::Committing => {}
             Place::Disk(_) => {

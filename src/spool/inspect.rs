@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ledger::{self, Book, Ledger, Ranges};
-use crate::record::{Gap, Run};
+use crate::record::{Gap, Marker, Run};
 use crate::spool::carve::{Index, files};
 use crate::spool::chunk::Chunk;
 use crate::spool::claim::check_free;
 use crate::spool::dead::DeadLetters;
+use crate::spool::ends::Ends;
 use crate::spool::gaps::Gaps;
 use crate::spool::generation::{disk_bytes, firsts, folder_of};
 use crate::spool::{Error, Settings};
@@ -47,8 +48,8 @@ pub struct Holding {
     pub bytes: u64,
     /// Bytes of everything under the spool's folder.
     pub disk_bytes: u64,
-    /// What will not arrive, and the sink has not been told of.
-    pub declarations: Vec<Gap>,
+    /// What the sink has not been told of.
+    pub declarations: Vec<Marker>,
 }
 
 /// What the ledger says, if it can be read.
@@ -126,7 +127,7 @@ impl Inspection {
             chunks: book.outstanding.count(),
             bytes: book.outstanding_bytes,
             disk_bytes: disk_bytes(&self.folder),
-            declarations: Gaps::from_json(&book.declarations).iter().collect(),
+            declarations: declarations(book),
         }
     }
 
@@ -253,4 +254,14 @@ impl Salvage {
         let known = Gaps::from_json(&self.promise.book.declarations).iter().collect();
         (known, self.frames.index.heads().map(|(_, gap)| gap.clone()).collect())
     }
+}
+
+/// What the ledger says, and what the next start would say of the last run.
+fn declarations(book: &Book) -> Vec<Marker> {
+    let mut values = book.declarations.clone();
+    values.extend(book.run_end.clone());
+    let ends = Ends::from_json(&values);
+    let gaps = Gaps::from_json(&values);
+    let ends = ends.iter().cloned().map(Marker::RunEnd);
+    gaps.iter().map(Marker::Gap).chain(ends).collect()
 }

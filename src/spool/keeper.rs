@@ -17,10 +17,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::ledger::{Ledger, Ranges};
-use crate::record::{Gap, GapReason};
+use crate::record::{Gap, GapReason, Marker, RunEnd};
 use crate::spool::carve::NUMBERS_END;
 use crate::spool::chunk::{Header, renumbered};
-use crate::spool::gaps::{Gaps, gap_of};
+use crate::spool::ends::Ends;
+use crate::spool::gaps::{Gaps, News, gap_of};
 use crate::spool::generation::{Generations, Span, other_bytes};
 use crate::spool::keeper::room::Room;
 use crate::spool::keeper::salvage::Salvaging;
@@ -36,10 +37,10 @@ pub struct Commit {
     pub frames: Vec<Arc<[u8]>>,
     /// Numbers of chunks that were delivered, and their bytes.
     pub acked: (Ranges, u64),
-    /// New gaps.
-    pub declare: Gaps,
-    /// Gaps that were delivered.
-    pub declared: Vec<Gap>,
+    pub news: News,
+    /// What the next start is to say of this run once this is durable, unless
+    /// this run says it itself.
+    pub run_end: Option<RunEnd>,
     /// Boot ids and what their offsets (ms) turned out to be.
     pub offsets: Vec<(String, i64)>,
 }
@@ -73,6 +74,7 @@ pub struct Holding {
 pub struct Report {
     pub holding: Holding,
     pub gaps: Vec<Gap>,
+    pub ends: Vec<RunEnd>,
     /// Chunks that were evicted, and the gap that each leaves unless it is in
     /// RAM.
     pub evicted: Vec<(u64, Gap)>,
@@ -93,8 +95,10 @@ pub struct Keeper {
     bytes: u64,
     next: u64,
     gaps: Gaps,
+    ends: Ends,
     /// The ledger's book does not have them as they are.
     gaps_changed: bool,
+    run_end: Option<RunEnd>,
     room: Room,
     salvaging: Salvaging,
     report: Report,
@@ -115,7 +119,9 @@ impl Keeper {
             bytes: 0,
             next: 0,
             gaps: Gaps::default(),
+            ends: Ends::default(),
             gaps_changed: false,
+            run_end: None,
             room: Room::default(),
             salvaging: Salvaging::default(),
             report: Report::default(),
@@ -132,7 +138,9 @@ impl Keeper {
         self.surplus = self.outstanding.count().saturating_sub(book.outstanding_chunks);
         self.bytes = book.outstanding_bytes;
         self.gaps = Gaps::from_json(&book.declarations);
-        self.report = Report { gaps: self.gaps.iter().collect(), ..Report::default() };
+        self.ends = Ends::from_json(&book.declarations);
+        let (gaps, ends) = (self.gaps.iter().collect(), self.ends.iter().cloned().collect());
+        self.report = Report { gaps, ends, ..Report::default() };
         self.next = book.next_chunk;
         self.salvaging = Salvaging::default();
         self.misreads = if patient { 0 } else { u32::MAX };
@@ -227,12 +235,10 @@ impl Keeper {
         for (boot, offset_ms) in &commit.offsets {
             self.ledger.book_mut().set_offset(boot, *offset_ms);
         }
-        self.gaps_changed |= !commit.declare.is_empty() || !commit.declared.is_empty();
-        commit.declare.iter().for_each(|gap| self.gaps.add(&gap));
-        commit.declared.iter().for_each(|gap| self.gaps.remove(gap));
+        self.learn(commit.news);
         let first = self.next;
         self.next += commit.frames.len() as u64;
-        let result = self.write(first, &commit.frames);
+        let result = self.write(first, &commit.frames, commit.run_end);
         match &result {
             Ok(()) => self.tidy(),
             Err(error) => self.failed(error),
@@ -241,7 +247,29 @@ impl Keeper {
         result.map(|()| first)
     }
 
-    fn write(&mut self, first: u64, frames: &[Arc<[u8]>]) -> Result<(), StoreError> {
+    fn learn(&mut self, news: News) {
+        self.gaps_changed |= !news.is_empty();
+        news.declare.iter().for_each(|gap| self.gaps.add(&gap));
+        news.ended.into_iter().for_each(|end| self.ends.add(end));
+        for marker in &news.delivered {
+            match marker {
+                Marker::Gap(gap) => self.gaps.remove(gap),
+                Marker::RunEnd(end) => self.ends.remove(end),
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        first: u64,
+        frames: &[Arc<[u8]>],
+        run_end: Option<RunEnd>,
+    ) -> Result<(), StoreError> {
+        let upto = |end: &Option<RunEnd>| end.as_ref().map(|end| end.last_seq);
+        if upto(&run_end) < upto(&self.run_end) {
+            // What does not hold is not said, whatever becomes of the frames.
+            self.run_end.clone_from(&run_end);
+        }
         let bytes: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
         if bytes > 0 {
             self.make_room(bytes)?;
@@ -258,7 +286,11 @@ impl Keeper {
             frames.iter().zip(first..).for_each(|(frame, number)| self.note(number, frame));
             self.generations.span_of(first).into_iter().for_each(|span| self.looked(span));
         }
+        let before = std::mem::replace(&mut self.run_end, run_end);
         let result = self.commit_ledger();
+        if result.is_err() {
+            self.run_end = before;
+        }
         if result.is_err() && bytes > 0 {
             self.outstanding.remove_range(first, first + frames.len() as u64 - 1);
             self.bytes -= bytes;
@@ -310,7 +342,9 @@ impl Keeper {
         book.next_chunk = self.next;
         if std::mem::take(&mut self.gaps_changed) {
             book.declarations = self.gaps.to_json();
+            book.declarations.extend(self.ends.to_json());
         }
+        book.run_end = self.run_end.as_ref().and_then(|end| serde_json::to_value(end).ok());
     }
 
     fn ledger_error(&self, error: crate::ledger::Error) -> StoreError {

@@ -10,7 +10,7 @@
 //! Promises: at most `max_loss`, one sample interval and one commit are lost
 //! by a kill or a power cut, nothing by a clean stop; what was delivered is
 //! delivered again only after one of those; everything under the folder stays
-//! within its bounds, and what they evict is declared as a [`Gap`]; memory
+//! within its bounds, and what they evict is declared as a [`Marker`]; memory
 //! does not grow with the backlog. A disk that takes nothing, or hangs, leaves
 //! the half in RAM working: it samples on, delivers, and declares what its
 //! bounded ring must drop. What the disk has lost is counted and said, and
@@ -22,6 +22,7 @@ mod carve;
 pub mod chunk;
 mod claim;
 mod dead;
+mod ends;
 mod gaps;
 mod gather;
 mod generation;
@@ -52,7 +53,7 @@ use std::time::Duration;
 
 use crate::clock::{BootId, Moment};
 use crate::ledger::Ranges;
-use crate::record::{Gap, GapReason, Sample, dated};
+use crate::record::{EndReason, GapReason, Marker, Run, Sample, dated};
 use crate::spool::chunk::{Chunk, Header, Stamp};
 use crate::spool::dead::DeadLetters;
 use crate::spool::gaps::{Declarations, gap_of};
@@ -144,6 +145,12 @@ pub struct Spool {
     offsets: BTreeMap<BootId, i64>,
     new_offsets: Vec<(String, i64)>,
     declarations: Declarations,
+    /// Device and run of the first sample, and whether it is simulated.
+    first: Option<(Arc<str>, Run, bool)>,
+    /// Up to where all devices have their samples.
+    all_have: Option<u64>,
+    /// It was said that this run has ended.
+    ended: bool,
     /// Of chunks that were evicted from disk and were not lost.
     saved_samples: u64,
     writing: Trouble,
@@ -183,6 +190,9 @@ impl Spool {
             offsets: BTreeMap::new(),
             new_offsets: Vec::new(),
             declarations: Declarations::default(),
+            first: None,
+            all_have: None,
+            ended: false,
             saved_samples: 0,
             writing: Trouble::of("takes no samples, they stay in memory", "takes samples again"),
             reading: Trouble::of("cannot read its backlog now", "reads its backlog again"),
@@ -193,7 +203,13 @@ impl Spool {
     /// Takes a sample in, at boot time `now_ms`.
     pub fn push(&mut self, sample: Sample, simulated: bool, now_ms: u64) {
         self.stats.pushed += 1;
+        self.first.get_or_insert_with(|| (Arc::clone(&sample.device), sample.run, simulated));
         self.ram.push(sample, simulated, now_ms);
+    }
+
+    /// All devices of this start have their samples up to `seq`.
+    pub fn all_have(&mut self, seq: u64) {
+        self.all_have = Some(seq);
     }
 
     /// Makes chunks of all samples that are not one yet, so that they can be
@@ -289,7 +305,7 @@ impl Spool {
         }
         let durable = self.ram.durable().0 > 0 || !self.disk_only.is_empty();
         let offsets = !self.new_offsets.is_empty() && durable;
-        if self.ram.any_acked() || self.declarations.any_news() || offsets {
+        if self.ram.any_acked() || !self.declarations.news().is_empty() || offsets {
             self.marks_since_ms.get_or_insert(self.now_ms);
         }
     }
@@ -310,10 +326,11 @@ impl Spool {
             return false;
         }
         let acked = if with_acked { self.ram.take_acked() } else { Default::default() };
-        let (declare, declared) = self.declarations.take_news();
+        let news = self.declarations.take_news();
+        let run_end = if self.ended { None } else { self.run_end(EndReason::Crash) };
         let offsets = std::mem::take(&mut self.new_offsets);
         self.committing = Some((ids, self.now_ms));
-        self.send(Command::Commit(Commit { frames, acked, declare, declared, offsets }));
+        self.send(Command::Commit(Commit { frames, acked, news, run_end, offsets }));
         true
     }
 
@@ -358,13 +375,13 @@ impl Spool {
 
     /// Some of the declarations not yet delivered: none grows or goes until it
     /// is [`declared`](Spool::declared).
-    pub fn declarations(&mut self) -> Vec<Gap> {
+    pub fn declarations(&mut self) -> Vec<Marker> {
         self.declarations.hand()
     }
 
-    /// `gap` was delivered.
-    pub fn declared(&mut self, gap: Gap) {
-        self.declarations.delivered(gap);
+    /// `marker` was delivered.
+    pub fn declared(&mut self, marker: Marker) {
+        self.declarations.delivered(marker);
     }
 
     /// What the offset (wall minus boot time, ms) of this boot is.

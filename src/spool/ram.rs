@@ -180,6 +180,24 @@ impl Ram {
         (oldest < u64::MAX).then_some(oldest)
     }
 
+    /// The lowest seq of what is neither durable, nor on its way to disk, nor
+    /// delivered.
+    pub fn lowest_seq(&self) -> Option<u64> {
+        let mut lowest = self.open.lowest_seq();
+        for &(first_seq, id) in &self.index.seqs {
+            if lowest.is_some_and(|lowest| lowest <= first_seq) {
+                break;
+            }
+            let Some(held) = self.held.get(&id) else { continue };
+            let seqs = held.delivered.seqs();
+            if seqs.count() < held.entries as u64 {
+                let seq = seqs.absent_from(first_seq);
+                lowest = Some(lowest.map_or(seq, |lowest| lowest.min(seq)));
+            }
+        }
+        lowest
+    }
+
     /// Marks chunks as on their way to disk, the oldest first, up to
     /// `max_bytes`.
     pub fn take_fresh(&mut self, max_bytes: usize) -> (Vec<u64>, Vec<Arc<[u8]>>) {

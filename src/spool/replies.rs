@@ -1,6 +1,7 @@
 //! What the owner thread answers, and the way to a clean stop.
 
 use crate::clock::{BootId, Moment};
+use crate::record::{EndReason, RunEnd};
 use crate::spool::Spool;
 use crate::spool::keeper::{Fetched, Report};
 use crate::spool::thread::{Command, Reply};
@@ -83,6 +84,7 @@ impl Spool {
     fn take_report(&mut self, report: Report) {
         self.stats.holding = report.holding;
         report.gaps.iter().for_each(|gap| self.declarations.learn(gap));
+        report.ends.into_iter().for_each(|end| self.declarations.learn_end(end));
         let numbers: Vec<u64> = report.evicted.iter().map(|(number, _)| *number).collect();
         for ((_, gap), lost) in report.evicted.into_iter().zip(self.ram.evicted(&numbers)) {
             if lost {
@@ -98,6 +100,32 @@ impl Spool {
         if self.disk_only.is_empty() {
             (self.disk_only_bytes, self.disk_oldest) = (0, None);
         }
+    }
+
+    /// Ends the run if no sample of it is in RAM alone: whatever becomes of the
+    /// disk then, what its end says holds. Whether it did; no sample may follow.
+    pub fn end_run(&mut self) -> bool {
+        self.settle();
+        let safe = self.committing.is_none()
+            && self.ram.lowest_seq().is_none()
+            && self.declarations.news().declare.is_empty();
+        if self.ended || !safe {
+            return false;
+        }
+        if let Some(end) = self.run_end(EndReason::Clean) {
+            self.declarations.end(end);
+            self.ended = true;
+            self.settle();
+        }
+        self.ended
+    }
+
+    /// What can be said of this run if what is on its way to disk gets there.
+    pub(super) fn run_end(&self, reason: EndReason) -> Option<RunEnd> {
+        let (device, run, simulated) = self.first.clone()?;
+        let safe = self.ram.lowest_seq().map_or(Some(u64::MAX), |seq| seq.checked_sub(1))?;
+        let last_seq = self.all_have?.min(safe);
+        Some(RunEnd { device: device.to_string(), run, last_seq, reason, simulated })
     }
 
     /// Makes everything durable that is not delivered, and ends the thread.
@@ -120,7 +148,7 @@ impl Spool {
             self.settle();
             self.ram.rewrite_parts();
             self.seal();
-            self.settle();
+            self.end_run();
             if !self.commit(self.ram.fresh_bytes() <= self.commit_bytes) {
                 return self.end(None).await;
             }

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod disk;
+mod ends;
 mod faults;
 mod memory;
 mod model;
@@ -15,7 +16,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::clock::{BootId, Moment};
-use crate::record::{Gap, Run, Sample};
+use crate::record::{Gap, Marker, Run, Sample};
 use crate::spool::store::{Opener, SledOpener, Store, StoreError};
 use crate::spool::{Claim, KeepFree, Lease, Settings, Spool, WhenFull};
 
@@ -160,9 +161,10 @@ impl Rig {
             if gaps.is_empty() {
                 return seqs;
             }
-            for gap in gaps {
-                seqs.extend(seqs_of(&gap));
-                self.spool.declared(gap);
+            for marker in gaps {
+                let Marker::Gap(gap) = &marker else { panic!("{marker:?}") };
+                seqs.extend(seqs_of(gap));
+                self.spool.declared(marker);
             }
         }
     }

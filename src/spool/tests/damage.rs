@@ -327,13 +327,15 @@ fn drain(rig: &mut Rig) -> BTreeSet<Key> {
 fn declared(rig: &mut Rig) -> BTreeSet<Key> {
     let mut keys = BTreeSet::new();
     loop {
-        let gaps = rig.spool.declarations();
-        if gaps.is_empty() {
+        let markers = rig.spool.declarations();
+        if markers.is_empty() {
             return keys;
         }
-        for gap in gaps {
-            keys.extend(seqs_of(&gap).map(|seq| (gap.device.clone(), gap.run, seq)));
-            rig.spool.declared(gap);
+        for marker in markers {
+            if let Marker::Gap(gap) = &marker {
+                keys.extend(seqs_of(gap).map(|seq| (gap.device.clone(), gap.run, seq)));
+            }
+            rig.spool.declared(marker);
         }
     }
 }

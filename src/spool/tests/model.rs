@@ -4,13 +4,14 @@
 //! Of every sample that was pushed one of these holds in the end: it was
 //! delivered, it is still there, it was declared, or a crash took it within
 //! `max_loss`. Nothing is delivered twice, or delivered and declared, but what a
-//! crash came after.
+//! crash came after. And what a run's end says holds.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::record::{EndReason, RunEnd};
 
 const MAX_LOSS_MS: u64 = 10_000;
 
@@ -81,7 +82,8 @@ struct World {
     settings: Settings,
     faults: Arc<Faults>,
     rig: Option<Rig>,
-    next_seqs: BTreeMap<(String, Run), u64>,
+    /// Of all devices: they take turns.
+    next_seqs: BTreeMap<Run, u64>,
     /// With the time of the push.
     pushed: BTreeMap<Key, u64>,
     leases: Vec<Leased>,
@@ -90,6 +92,9 @@ struct World {
     /// Delivered before a crash.
     may_repeat: BTreeSet<Key>,
     declared: BTreeSet<Key>,
+    ends: Vec<RunEnd>,
+    /// Runs that were stopped.
+    stopped: BTreeSet<Run>,
     /// When nothing was under way for the last time.
     quiet_ms: u64,
     may_be_lost: BTreeSet<Key>,
@@ -116,6 +121,8 @@ impl World {
             delivered: BTreeSet::new(),
             may_repeat: BTreeSet::new(),
             declared: BTreeSet::new(),
+            ends: Vec::new(),
+            stopped: BTreeSet::new(),
             quiet_ms: 0,
             may_be_lost: BTreeSet::new(),
         };
@@ -140,10 +147,11 @@ impl World {
     fn push(&mut self, device: u8, count: u8, body_bytes: u16) {
         let rig = self.rig.as_mut().unwrap();
         let device = format!("sim-{device}");
-        let next_seq = self.next_seqs.entry((device.clone(), rig.run)).or_default();
+        let next_seq = self.next_seqs.entry(rig.run).or_default();
         for _ in 0..count {
             let sample = sample(&device, rig.run, *next_seq, rig.now, body_bytes.into());
             rig.spool.push(sample, true, rig.now.boot_ms);
+            rig.spool.all_have(*next_seq);
             self.pushed.insert((device.clone(), rig.run, *next_seq), rig.now.boot_ms);
             *next_seq += 1;
         }
@@ -206,10 +214,15 @@ impl World {
 
     fn tell(&mut self) {
         let rig = self.rig.as_mut().unwrap();
-        for gap in rig.spool.declarations() {
-            let keys = seqs_of(&gap).map(|seq| (gap.device.clone(), gap.run, seq));
-            self.declared.extend(keys);
-            rig.spool.declared(gap);
+        for marker in rig.spool.declarations() {
+            match &marker {
+                Marker::Gap(gap) => {
+                    let keys = seqs_of(gap).map(|seq| (gap.device.clone(), gap.run, seq));
+                    self.declared.extend(keys);
+                }
+                Marker::RunEnd(end) => self.ends.push(end.clone()),
+            }
+            rig.spool.declared(marker);
         }
     }
 
@@ -217,6 +230,7 @@ impl World {
         self.release_all();
         let rig = self.rig.take().unwrap();
         let now_ms = rig.now.boot_ms;
+        self.stopped.insert(rig.run);
         rig.close();
         self.start(now_ms);
     }
@@ -304,7 +318,24 @@ impl World {
         }
         self.stop();
         assert_eq!(self.rig().spool.backlog(), (0, None));
-        assert_eq!(self.rig().spool.declarations(), []);
+        let last = self.rig().spool.declarations();
+        assert!(last.iter().all(|marker| matches!(marker, Marker::RunEnd(_))), "{last:?}");
+        self.tell();
+        self.hold_ends();
+    }
+
+    fn hold_ends(&self) {
+        for end in &self.ends {
+            for key in self.pushed.keys().filter(|key| key.1 == end.run && key.2 <= end.last_seq) {
+                let told = self.delivered.contains(key) || self.declared.contains(key);
+                assert!(told, "{key:?} is missing, {end:?}");
+            }
+        }
+        for (run, next_seq) in &self.next_seqs {
+            let clean = |end: &&RunEnd| end.run == *run && end.reason == EndReason::Clean;
+            let said = self.ends.iter().find(clean).map(|end| end.last_seq + 1);
+            assert_eq!(said, self.stopped.contains(run).then_some(*next_seq), "{run}");
+        }
     }
 }
 
