@@ -11,6 +11,7 @@ mod run;
 mod sample;
 mod spool;
 mod terminal;
+mod verify;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -24,6 +25,9 @@ use crate::config::{self, Loaded, Override, Request};
 
 /// Something failed at run time.
 const FAILURE: u8 = 1;
+
+/// `verify-lake`: the lake lacks or doubles samples; EX_DATAERR of sysexits.h.
+const INCOMPLETE: u8 = 65;
 
 /// `check`: the sink cannot be used; EX_UNAVAILABLE of sysexits.h.
 const UNAVAILABLE: u8 = 69;
@@ -41,6 +45,7 @@ Examples:
   iot-agent check                            would it start, and would the sink take data?
   iot-agent sample --watch                   what this host's sensors read, live
   iot-agent spool ls                         what waits to be delivered
+  iot-agent verify-lake DIR                  is anything missing or doubled in a lake?
 
 Configuration:
   /etc/iot-agent.toml, then /etc/iot-agent.d/*.toml, then IOT_AGENT_<SECTION>_<KEY>
@@ -51,6 +56,7 @@ Exit codes:
     0  done; for run: stopped by SIGTERM or Ctrl-C, with everything flushed
     1  something failed at run time
     2  the command line is wrong
+   65  verify-lake: samples are missing or doubled, or a file cannot be read
    69  check: the sink cannot be reached, or refuses
    78  the configuration is wrong
   130  a second Ctrl-C (143: a second SIGTERM): left at once, without flushing";
@@ -108,6 +114,20 @@ enum Command {
         command: SpoolCommand,
         #[command(flatten)]
         common: Box<Common>,
+    },
+    /// Count what a local lake has, lacks and doubles, by device and run
+    ///
+    /// Each sample is present, declared (a gap marker says that it will not
+    /// come), expired (it went for sink.lake.max_bytes) or missing. Up to where a
+    /// run is held to that, its run_end marker says; a run without one is open,
+    /// and held to its highest sample. Exits with 65 where a sample is missing or
+    /// is there twice, or where a file cannot be read.
+    VerifyLake {
+        /// The lake: sink.lake.path, or a copy of it
+        dir: PathBuf,
+        /// Print one JSON object on a terminal, too
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -260,6 +280,7 @@ impl Cli {
             Some(Command::Sample { common, json, watch }) => {
                 sample::sample(&common.after(outer).load()?.config, json, watch)
             }
+            Some(Command::VerifyLake { dir, json }) => verify::verify_lake(&dir, json, live),
             Some(Command::Spool { common, command }) => {
                 let outer = common.after(outer);
                 match command {

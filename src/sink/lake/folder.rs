@@ -15,6 +15,9 @@ const PARTITION_PREFIX: &str = "timestamp_sent=";
 const SUFFIX: &str = ".parquet";
 const UNFINISHED_SUFFIX: &str = ".unfinished";
 
+/// Beside `data`: the latest partition of which files were deleted to make room.
+const EXPIRED: &str = "expired";
+
 /// What went wrong with which file or folder.
 #[derive(Debug, thiserror::Error)]
 #[error("{path} cannot be {verb}: {source}; {}", remedy(source.kind()))]
@@ -211,6 +214,22 @@ impl Folder {
     /// Removes the folder of a partition unless something is in it.
     pub fn remove_if_empty(&self, partition: &str) {
         let _ = fs::remove_dir(self.partition(partition));
+    }
+
+    /// Notes that files of `partition` go to make room. Where it cannot be
+    /// noted, [`super::verify`] will call missing what has expired.
+    pub fn note_expired(&self, partition: &str) {
+        if self.expired_upto().is_none_or(|upto| *upto < *partition) {
+            let path = self.data.with_file_name(EXPIRED);
+            let unfinished = path.with_extension("unfinished");
+            let _ = write(&unfinished, partition.as_bytes())
+                .and_then(|()| fs::rename(&unfinished, &path));
+        }
+    }
+
+    /// The latest partition of which files were deleted to make room.
+    pub fn expired_upto(&self) -> Option<String> {
+        fs::read_to_string(self.data.with_file_name(EXPIRED)).ok()
     }
 
     /// Creates the folder, writes and removes a small file; the bytes free.

@@ -4,7 +4,8 @@
 //! Promises: a row is durable before its parcel counts as delivered; no row
 //! is there twice, also where a kill between the two lets the drain send it
 //! again, in other batches and in another hour; a reader finds whole files
-//! only; the lake stays below `max_bytes`, the oldest files going first.
+//! only; the lake stays below `max_bytes`, the oldest files going first,
+//! and says up to which hour they went.
 //!
 //! Limits: one process writes a lake at a time. The file being written stays
 //! whatever its size. A marker counts as the same if it says the same. A row
@@ -19,8 +20,10 @@
 mod columns;
 mod folder;
 mod held;
+mod identities;
 mod rows;
 mod table;
+pub mod verify;
 mod writer;
 
 use std::path::{Path, PathBuf};

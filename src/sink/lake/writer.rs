@@ -276,6 +276,7 @@ impl Writer {
                 }
                 let path = self.folder.path(partition, &file.name);
                 let rows = table::footer(&path).map_or(0, |footer| footer.count);
+                self.folder.note_expired(partition);
                 self.folder.remove(&path)?;
                 removed += file.bytes;
                 self.counters.update(|stats| stats.expired(file.bytes, rows));
