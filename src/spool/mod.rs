@@ -265,9 +265,9 @@ impl Spool {
         }
         let oldest = self.oldest_due_ms();
         let marks = self.marks_since_ms.map(|ms| {
-            let due = ms + self.max_loss_ms.min(MARKS_WAIT_MS);
+            let wait_ms = self.max_loss_ms.min(MARKS_WAIT_MS);
             // They ride along where frames follow soon.
-            due.max(oldest.unwrap_or(0).min(ms + 2 * MARKS_WAIT_MS))
+            (ms + wait_ms).max(oldest.unwrap_or(0).min(ms + 2 * wait_ms))
         });
         let full = self.is_full().then_some(0);
         let due = [oldest, marks, full].into_iter().flatten().min()?;
