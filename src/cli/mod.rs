@@ -8,6 +8,7 @@ mod check;
 mod live;
 mod logging;
 mod run;
+mod salvage;
 mod sample;
 mod spool;
 mod terminal;
@@ -151,6 +152,18 @@ enum SpoolCommand {
         #[command(flatten)]
         common: Box<Common>,
     },
+    /// Write every record that can still be read in DIR, as NDJSON
+    ///
+    /// For a spool copied from a dead card, or one that was set aside: nothing in
+    /// DIR changes, and it may be damaged, without a ledger, or read-only. What
+    /// the ledger knows to be delivered is left out.
+    Salvage {
+        /// A spool's folder, or what is left of one
+        dir: PathBuf,
+        /// The file to write, all of it or nothing; standard output without it
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
     /// List the records that the sink refused for good, and why
     DeadLetters {
         /// Print NDJSON on a terminal, too
@@ -290,6 +303,9 @@ impl Cli {
                     SpoolCommand::Export { common, out } => {
                         let loaded = common.after(outer).load()?;
                         spool::export(&loaded.config.spool, out.as_deref(), live)
+                    }
+                    SpoolCommand::Salvage { dir, to } => {
+                        salvage::salvage(&dir, to.as_deref(), live)
                     }
                     SpoolCommand::DeadLetters { common, json } => {
                         spool::dead_letters(&common.after(outer).load()?.config.spool, json)

@@ -190,29 +190,33 @@ pub fn export(
     let bar = terminal.map_or_else(ProgressBar::hidden, |all| {
         all.add(ProgressBar::new(total).with_style(style(PROGRESS)))
     });
-    let samples = match out {
-        None => write_all(&mut inspection, io::stdout().lock(), &bar)?,
-        Some(path) => {
-            let failed = || format!("{} cannot be written", path.display());
-            let partial = partial(path)?;
-            let file = File::create(&partial).with_context(failed)?;
-            let written = write_all(&mut inspection, &file, &bar).and_then(|samples| {
-                file.sync_all()?;
-                std::fs::rename(&partial, path)?;
-                Ok(samples)
-            });
-            if written.is_err() {
-                // What was in the way of writing may be in the way of this.
-                let _ = std::fs::remove_file(&partial);
-            }
-            written.with_context(failed)?
-        }
-    };
+    let samples = into(out, |to| write_all(&mut inspection, to, &bar))?;
     bar.finish_and_clear();
     if let Some(path) = out {
         writeln!(io::stdout(), "{} records in {}", HumanCount(samples), path.display())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has `write` write to stdout, or to the file at `out`: all of it or nothing.
+pub(super) fn into<T>(
+    out: Option<&Path>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<T>,
+) -> anyhow::Result<T> {
+    let Some(path) = out else { return Ok(write(&mut io::stdout().lock())?) };
+    let failed = || format!("{} cannot be written", path.display());
+    let partial = partial(path)?;
+    let mut file = File::create(&partial).with_context(failed)?;
+    let written = write(&mut file).and_then(|written| {
+        file.sync_all()?;
+        std::fs::rename(&partial, path)?;
+        Ok(written)
+    });
+    if written.is_err() {
+        // What was in the way of writing may be in the way of this.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written.with_context(failed)
 }
 
 /// Where `path` grows until it is whole.
@@ -224,7 +228,7 @@ fn partial(path: &Path) -> anyhow::Result<PathBuf> {
             name.push(".partial");
             Ok(path.with_file_name(name))
         }
-        _ => anyhow::bail!("{} is no file: name one with --out FILE", path.display()),
+        _ => anyhow::bail!("{} is no file: name one", path.display()),
     }
 }
 
@@ -252,7 +256,12 @@ fn write_all(inspection: &mut Inspection, out: impl Write, bar: &ProgressBar) ->
     Ok(records)
 }
 
-fn render(chunk: &Chunk, offset_ms: Option<i64>, timestamp_sent: &str, out: &mut Vec<u8>) {
+pub(super) fn render(
+    chunk: &Chunk,
+    offset_ms: Option<i64>,
+    timestamp_sent: &str,
+    out: &mut Vec<u8>,
+) {
     for entry in &chunk.entries {
         let (timestamp_ms, clock) = dated(&entry.at, offset_ms);
         let line = Line {

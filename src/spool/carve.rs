@@ -18,6 +18,7 @@ use crate::record::{Gap, GapReason};
 use crate::spool::chunk::{Header, MAGIC, MAX_FRAME_BYTES};
 use crate::spool::gaps::gap_of;
 use crate::spool::known::Known;
+use crate::spool::store::{Store, StoreError};
 
 const WINDOW_BYTES: usize = 64 * 1024;
 
@@ -53,14 +54,19 @@ pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Hands every frame in the file at `path` to `take`, with its offset.
-pub fn carve(path: &Path, mut take: impl FnMut(u64, Find<'_>)) -> io::Result<()> {
+/// Hands every frame in the file at `path` to `take`, with its offset. With
+/// `patient` a bad block is an error.
+pub fn carve(path: &Path, patient: bool, mut take: impl FnMut(u64, Find<'_>)) -> io::Result<()> {
     let file = File::open(path)?;
     let mut window = vec![0; WINDOW_BYTES + MAX_FRAME_BYTES];
     let (mut begin, mut held) = (0, 0);
     loop {
         let free = window.get_mut(held..).unwrap_or_default();
-        let read = read_past_damage(&file, free, begin + held as u64)?;
+        let offset = begin + held as u64;
+        let read = match file.read_at(free, offset) {
+            Err(error) if is_bad(&error) && !patient => read_past(&file, free, offset)?,
+            read => read?,
+        };
         held += read;
         let bytes = window.get(..held).unwrap_or_default();
         // What begins later may end in the next window.
@@ -97,18 +103,16 @@ fn find_magic(bytes: &[u8], mut from: usize, until: usize) -> Option<usize> {
     }
 }
 
-/// Reads at `offset`; a block that the medium cannot give reads as zeros.
-fn read_past_damage(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-    let bad =
-        |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
-    match file.read_at(bytes, offset) {
-        Err(error) if bad(&error) => {}
-        read => return read,
-    }
+fn is_bad(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// Reads one block; a bad one reads as zeros.
+fn read_past(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let block = BLOCK_BYTES - (offset % BLOCK_BYTES as u64) as usize;
     let bytes = bytes.split_at_mut(block.min(bytes.len())).0;
     match file.read_at(bytes, offset) {
-        Err(error) if bad(&error) => {
+        Err(error) if is_bad(&error) => {
             bytes.fill(0);
             Ok(bytes.len())
         }
@@ -145,16 +149,26 @@ pub struct Index {
 }
 
 impl Index {
+    /// Of all files in `folder`.
+    pub fn of(folder: &Path, patient: bool) -> Result<Self, StoreError> {
+        let mut index = Self::default();
+        let add = |path: PathBuf| index.add(&path, patient, |_| true);
+        let added = files(folder).and_then(|files| files.into_iter().try_for_each(add));
+        added.map_err(|e| StoreError::io(folder, e))?;
+        Ok(index)
+    }
+
     /// Takes in the frames of one file that `ours` accepts.
     pub fn add(
         &mut self,
         path: &Path,
+        patient: bool,
         mut ours: impl FnMut(&Header<'_>) -> bool,
     ) -> io::Result<()> {
         let file = self.files.len();
         self.files.push(path.to_owned());
         let (frames, heads, known) = (&mut self.frames, &mut self.heads, &mut self.known);
-        carve(path, |offset, find| {
+        carve(path, patient, |offset, find| {
             let (Find::Whole(header, _) | Find::Head(header)) = &find;
             if header.number >= NUMBERS_END || !ours(header) {
                 return;
@@ -173,16 +187,16 @@ impl Index {
         })
     }
 
+    fn read_only(&self) -> StoreError {
+        let path = self.files.first().cloned().unwrap_or_default();
+        StoreError::io(&path, io::ErrorKind::PermissionDenied.into())
+    }
+
     /// The numbers of the whole frames, and of those alone.
     pub fn numbers(&self) -> Ranges {
         let mut numbers = Ranges::default();
         self.frames.keys().for_each(|&(number, _)| numbers.insert(number));
         numbers
-    }
-
-    /// The bytes of frame `number`.
-    pub fn bytes(&self, number: u64) -> usize {
-        self.of_number(number).next().map_or(0, |place| place.bytes)
     }
 
     fn of_number(&self, number: u64) -> impl Iterator<Item = Place> {
@@ -216,5 +230,45 @@ impl Index {
     /// What the whole frames speak for.
     pub fn known(&self) -> &Known {
         &self.known
+    }
+}
+
+/// A database that is only read.
+impl Store for Index {
+    fn put(&mut self, _: u64, _: &[u8]) -> Result<(), StoreError> {
+        Err(self.read_only())
+    }
+
+    fn get(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.read(number).into_iter().next())
+    }
+
+    fn scan(
+        &mut self,
+        from: u64,
+        to: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let (mut found, mut bytes, mut at) = (Vec::new(), 0, from);
+        while at <= to
+            && let Some((&(number, _), place)) = self.frames.range((at, 0)..=(to, u32::MAX)).next()
+        {
+            bytes += place.bytes;
+            if bytes > max_bytes && !found.is_empty() {
+                break;
+            }
+            let frame = self.read(number).into_iter().next();
+            found.extend(frame.map(|frame| (number, frame)));
+            at = number + 1;
+        }
+        Ok(found)
+    }
+
+    fn last(&mut self) -> Result<Option<u64>, StoreError> {
+        Ok(self.frames.last_key_value().map(|((number, _), _)| *number))
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        Err(self.read_only())
     }
 }

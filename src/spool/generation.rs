@@ -35,6 +35,7 @@ pub struct Generations {
     opener: Box<dyn Opener>,
     firsts: Vec<u64>,
     newest: Option<Box<dyn Store>>,
+    patient: bool,
     /// The newest takes nothing more.
     ended: bool,
     /// Those that have lost something: not deleted, but set aside.
@@ -59,6 +60,7 @@ impl Generations {
             opener,
             firsts: Vec::new(),
             newest: None,
+            patient: true,
             ended: false,
             suspects: BTreeSet::new(),
             bytes: BTreeMap::new(),
@@ -71,6 +73,8 @@ impl Generations {
         self.close();
         rebuild::finish(&self.folder)?;
         self.firsts = firsts(&self.folder)?;
+        // sled would wipe what follows damage.
+        self.ended = !self.firsts.is_empty();
         self.bytes.clear();
         for name in [MAKING, GOING, rebuild::BUILDING] {
             // In the way only of the next one, which tries again.
@@ -112,6 +116,13 @@ impl Generations {
         Ok(self.newest.insert(store).as_mut())
     }
 
+    /// Whether a bad block is an error that may pass, or lost.
+    pub fn set_patience(&mut self, patient: bool) {
+        if self.patient != patient {
+            (self.patient, self.reader) = (patient, None);
+        }
+    }
+
     /// The store that holds `span`, opened for reading if need be.
     pub fn reader(&mut self, span: Span) -> Result<&mut dyn Store, StoreError> {
         if self.firsts.last() == Some(&span.first) && !self.ended {
@@ -121,7 +132,7 @@ impl Generations {
             Some((open, store)) if open == span.first => store,
             other => {
                 drop(other);
-                self.opener.open(&self.path(span.first))?
+                self.opener.read(&self.path(span.first), self.patient)?
             }
         };
         Ok(self.reader.insert((span.first, store)).1.as_mut())
@@ -144,9 +155,10 @@ impl Generations {
         self.reader = None;
     }
 
-    /// The generation that begins at `first` has lost something.
-    pub fn suspect(&mut self, first: u64) {
-        self.suspects.insert(first);
+    /// The generation that begins at `first` has lost something; whether that
+    /// is news.
+    pub fn suspect(&mut self, first: u64) -> bool {
+        self.suspects.insert(first)
     }
 
     /// Deletes the generation that begins at `first`; sets it aside if it is

@@ -147,9 +147,9 @@ impl Inspection {
             let (mut index, promise) = (Index::default(), &self.promise);
             let folder = folder_of(&self.folder, first);
             let added = files(&folder).and_then(|files| {
-                files
-                    .iter()
-                    .try_for_each(|path| index.add(path, |header| promise.holds(header.number)))
+                files.iter().try_for_each(|path| {
+                    index.add(path, false, |header| promise.holds(header.number))
+                })
             });
             if let Err(error) = added {
                 let folder = folder.display();
@@ -215,7 +215,7 @@ impl Salvage {
     pub fn carve(&mut self) -> Option<u64> {
         let path = self.files.pop_front()?;
         let promise = &self.promise;
-        let added = self.frames.index.add(&path, |header| promise.holds(header.number));
+        let added = self.frames.index.add(&path, false, |header| promise.holds(header.number));
         let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
         if let Err(error) = added {
             self.salvaged.unreadable.push((path, error.to_string()));

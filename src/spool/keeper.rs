@@ -18,18 +18,20 @@ use std::sync::Arc;
 
 use crate::ledger::{Ledger, Ranges};
 use crate::record::{Gap, GapReason, Marker, RunEnd};
-use crate::spool::carve::NUMBERS_END;
 use crate::spool::chunk::{Header, renumbered};
 use crate::spool::ends::Ends;
 use crate::spool::gaps::{Gaps, News, gap_of};
 use crate::spool::generation::{Generations, Span, other_bytes};
 use crate::spool::keeper::room::Room;
-use crate::spool::keeper::salvage::Salvaging;
 use crate::spool::policy::Bounds;
 use crate::spool::store::{Opener, StoreError};
 
-/// Frames read at once while stock is taken.
+/// Frames read at once while stock is taken or a generation is evicted.
 const SCAN_BYTES: usize = 256 * 1024;
+
+/// Numbers without a frame that may be chunks of which nothing is left; more
+/// in a row were never given.
+const MAX_HOLE: u64 = 4096;
 
 /// What goes to disk together.
 #[derive(Debug, Default)]
@@ -63,7 +65,7 @@ pub struct Holding {
     pub lost_chunks: u64,
     /// Those of them of which nothing could be declared.
     pub untold_chunks: u64,
-    /// Chunks carved out of damaged databases since the start.
+    /// Chunks that could be read beside them, in damaged generations.
     pub salvaged_chunks: u64,
     /// Why the oldest samples go, if they do.
     pub full: Option<&'static str>,
@@ -100,7 +102,8 @@ pub struct Keeper {
     gaps_changed: bool,
     run_end: Option<RunEnd>,
     room: Room,
-    salvaging: Salvaging,
+    /// The newest generation is of an earlier start.
+    may_join: bool,
     report: Report,
     /// Fetches in a row that the disk could not answer.
     misreads: u32,
@@ -123,7 +126,7 @@ impl Keeper {
             gaps_changed: false,
             run_end: None,
             room: Room::default(),
-            salvaging: Salvaging::default(),
+            may_join: false,
             report: Report::default(),
             misreads: 0,
             cannot_delete: false,
@@ -131,7 +134,7 @@ impl Keeper {
     }
 
     /// Takes stock. What cannot be opened now and may be later is an error,
-    /// unless patience has run out; what is damaged is salvaged.
+    /// unless patience has run out.
     pub fn open(&mut self, patient: bool) -> Result<(), StoreError> {
         let book = self.ledger.book();
         self.outstanding = book.outstanding.clone();
@@ -142,57 +145,46 @@ impl Keeper {
         let (gaps, ends) = (self.gaps.iter().collect(), self.ends.iter().cloned().collect());
         self.report = Report { gaps, ends, ..Report::default() };
         self.next = book.next_chunk;
-        self.salvaging = Salvaging::default();
-        self.misreads = if patient { 0 } else { u32::MAX };
+        self.may_join = true;
         self.generations.list().map_err(|e| StoreError::io(&self.folder, e))?;
+        self.generations.set_patience(patient);
         // Without a ledger this is 0, and everything counts as not delivered.
-        let from = if self.is_foreign()? { 0 } else { self.next };
-        self.salvaging.unknown_from = Some(from);
+        let from = if self.is_foreign() { 0 } else { self.next };
         for span in self.generations.spans() {
             if span.last < from {
                 continue;
             }
             self.next = self.next.max(span.first);
-            match self.adopt(span, from.max(span.first)) {
-                Err(error) if given_up(&error, patient) => {
-                    if !self.salvage(span, &error.to_string())? {
-                        self.set_aside(span, &error);
-                    }
-                }
+            match self.adopt(span, from.max(span.first), from == 0) {
+                Err(error) if given_up(&error, patient) => self.set_aside(span, &error),
                 result => result?,
             }
         }
-        (self.salvaging.unknown_from, self.misreads) = (None, 0);
-        let oldest = self.generations.spans().first().map_or(NUMBERS_END, |span| span.first);
-        if let Some(below) = oldest.checked_sub(1) {
-            self.give_up_in(None, &self.outstanding.within(0, below));
-        }
+        self.generations.set_patience(true);
         self.measure();
         Ok(())
     }
 
-    /// Takes in what became durable after the ledger's last edition.
-    fn adopt(&mut self, span: Span, mut from: u64) -> Result<(), StoreError> {
-        self.check(span)?;
-        if !self.generations.spans().iter().any(|there| there.first == span.first) {
-            return Ok(());
-        }
-        let store = self.generations.reader(span)?;
-        let last = store.last()?;
-        loop {
-            let found = self.generations.reader(span)?.scan(from, span.last, SCAN_BYTES)?;
-            let Some((last, _)) = found.last() else { break };
-            from = last.saturating_add(1);
+    /// Takes in what became durable after the ledger's last edition. With
+    /// `holes` so are the chunks between those that are there.
+    fn adopt(&mut self, span: Span, mut from: u64, holes: bool) -> Result<(), StoreError> {
+        let Some(last) = self.generations.reader(span)?.last()? else { return Ok(()) };
+        self.next = self.next.max(last + 1);
+        while from <= last {
+            let found = self.generations.reader(span)?.scan(from, last, SCAN_BYTES)?;
+            if found.is_empty() {
+                break;
+            }
             for (number, frame) in &found {
-                if *number < NUMBERS_END && !self.outstanding.contains(*number) {
-                    self.outstanding.insert(*number);
+                if !self.outstanding.contains(*number) {
+                    let hole = holes && number - from < MAX_HOLE;
+                    self.outstanding.insert_range(if hole { from } else { *number }, *number);
                     self.bytes += frame.len() as u64;
                     self.note(*number, frame);
                 }
+                from = number + 1;
             }
         }
-        let last = last.filter(|&last| last < NUMBERS_END);
-        self.next = self.next.max(last.map_or(0, |last| last + 1));
         Ok(())
     }
 
@@ -273,6 +265,7 @@ impl Keeper {
         let bytes: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
         if bytes > 0 {
             self.make_room(bytes)?;
+            self.join();
             let store = self.generations.newest(first)?;
             for (frame, number) in frames.iter().zip(first..) {
                 // One that memory has damaged is kept as it is: its head may
@@ -284,7 +277,6 @@ impl Keeper {
             self.outstanding.insert_range(first, first + frames.len() as u64 - 1);
             self.bytes += bytes;
             frames.iter().zip(first..).for_each(|(frame, number)| self.note(number, frame));
-            self.generations.span_of(first).into_iter().for_each(|span| self.looked(span));
         }
         let before = std::mem::replace(&mut self.run_end, run_end);
         let result = self.commit_ledger();
@@ -411,7 +403,7 @@ impl Keeper {
 
     fn set_aside(&mut self, span: Span, error: &StoreError) {
         let lost = self.outstanding.within(span.first, span.last);
-        self.give_up_in(Some(span), &lost);
+        self.give_up(Some(span), &lost);
         let kept = self.generations.set_aside(span.first);
         let kept = kept.map_or_else(|e| e.to_string(), |path| path.display().to_string());
         tracing::error!(%error, chunks = lost.count(), kept, "a part of the spool cannot be read and is set aside");

@@ -2,11 +2,12 @@
 //!
 //! sled 0.34.7's `flush` is `sync_file_range`, so durable here means `flush`
 //! and then `fdatasync` on a handle of our own. Its errors stick until it is
-//! reopened; it can panic where a file is damaged; a snapshot that a kill left
+//! reopened; it can panic where a file is damaged; a snapshot that was left
 //! half made keeps it from opening; its I/O threads wake once a second; and
 //! whatever its cache's capacity it keeps a page for each of 256 shards, which
-//! is all of a small database. Each of these is dealt with here and nowhere
-//! else.
+//! is all of a small database. When it opens a damaged one it wipes what
+//! follows the damage, so a database of an earlier start is [read](Index)
+//! without it. Each of these is dealt with here and nowhere else.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::ledger::takes_nothing;
+use crate::spool::carve::Index;
 use crate::spool::chunk::MAX_FRAME_BYTES;
 
 /// sled keeps at least this much; more would only hold what is written once
@@ -88,6 +90,12 @@ pub trait Store: Send {
 pub trait Opener: Send {
     /// Opens the store in `folder`, or makes one durably.
     fn open(&self, folder: &Path) -> Result<Box<dyn Store>, StoreError>;
+
+    /// Opens the store in `folder` to be read only, which changes nothing. With
+    /// `patient` a bad block is an error, without it is passed over.
+    fn read(&self, folder: &Path, _patient: bool) -> Result<Box<dyn Store>, StoreError> {
+        self.open(folder)
+    }
 }
 
 /// Opens sled.
@@ -100,16 +108,11 @@ impl Opener for SledOpener {
             make(folder)?;
         }
         remove_files(folder, |name| name.ends_with(".generating"));
-        let store = match SledStore::open(folder) {
-            Err(StoreError::Damaged { .. }) => {
-                // It only repeats our settings, and is read before anything is
-                // written.
-                remove_files(folder, |name| name == "conf");
-                SledStore::open(folder)?
-            }
-            opened => opened?,
-        };
-        Ok(Box::new(store))
+        Ok(Box::new(SledStore::open(folder)?))
+    }
+
+    fn read(&self, folder: &Path, patient: bool) -> Result<Box<dyn Store>, StoreError> {
+        Ok(Box::new(Index::of(folder, patient)?))
     }
 }
 

@@ -251,6 +251,13 @@ impl Opener for FaultyOpener {
         let (store, faults) = (SledOpener.open(folder)?, Arc::clone(&self.0));
         Ok(Box::new(FaultyStore { store, folder: folder.to_owned(), faults }))
     }
+
+    fn read(&self, folder: &Path, patient: bool) -> Result<Box<dyn Store>, StoreError> {
+        self.0.opens.fetch_add(1, Ordering::SeqCst);
+        Faults::check(&self.0.open, folder)?;
+        let (store, faults) = (SledOpener.read(folder, patient)?, Arc::clone(&self.0));
+        Ok(Box::new(FaultyStore { store, folder: folder.to_owned(), faults }))
+    }
 }
 
 impl Store for FaultyStore {
@@ -275,6 +282,7 @@ impl Store for FaultyStore {
     }
 
     fn last(&mut self) -> Result<Option<u64>, StoreError> {
+        Faults::check(&self.faults.read, &self.folder)?;
         self.store.last()
     }
 

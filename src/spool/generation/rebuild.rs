@@ -1,18 +1,18 @@
-//! Putting a generation that was built anew in place of a damaged one.
+//! Putting a database that was made anew in place of a generation's.
 //!
-//! It is built under one name, gets another once it is durable, then the
-//! damaged one is moved aside, and it takes that one's place. A power cut
-//! between two of these leaves either the damaged one as it was, or what the
-//! next start brings to an end.
+//! It is filled under one name, gets another once it is durable, then the old
+//! one goes, and it takes that one's place. A power cut between two of these
+//! leaves either the old one as it was, or what the next start brings to an
+//! end.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::{ASIDE, Generations, first_of, folder_of};
+use super::{GOING, Generations, first_of, folder_of};
 use crate::spool::store::{Store, StoreError};
 
-/// A generation that is being built anew.
+/// One that is being filled.
 pub const BUILDING: &str = "rebuilding";
 
 /// One that is whole and durable, and has not yet taken its place.
@@ -27,13 +27,13 @@ impl Generations {
         self.opener.open(&building)
     }
 
-    /// Gives up what was being built.
+    /// Gives up what was being filled.
     pub fn abandon(&mut self) {
         let _ = remove(&self.folder.join(BUILDING));
     }
 
-    /// Puts what was built, and is durable and closed, in place of the
-    /// generation that begins at `first`, which is kept aside.
+    /// Puts what was filled, and is durable and closed, in place of the newest
+    /// generation, which begins at `first`; it takes the next chunks.
     pub fn replace(&mut self, first: u64) -> io::Result<()> {
         self.close();
         let built = self.folder.join(format!("{BUILT}{first:020}"));
@@ -41,8 +41,8 @@ impl Generations {
         fs::rename(self.folder.join(BUILDING), &built)?;
         sync(&self.folder)?;
         finish(&self.folder)?;
-        self.suspects.remove(&first);
         self.bytes.remove(&first);
+        self.ended = false;
         Ok(())
     }
 }
@@ -53,15 +53,15 @@ pub fn finish(spool: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let Some(first) = name.to_str().and_then(|name| first_of(name, BUILT)) else { continue };
-        let place = folder_of(spool, first);
+        let (place, going) = (folder_of(spool, first), spool.join(GOING));
         if place.exists() {
-            let aside = spool.join(ASIDE);
-            remove(&aside)?;
-            fs::rename(&place, aside)?;
+            remove(&going)?;
+            fs::rename(&place, &going)?;
             sync(spool)?;
         }
         fs::rename(entry.path(), place)?;
         sync(spool)?;
+        remove(&going)?;
     }
     Ok(())
 }

@@ -36,15 +36,21 @@ impl Keeper {
     pub fn fetch(&mut self, wanted: &Ranges, max_bytes: usize) -> Fetched {
         let mut fetched = Fetched::default();
         let (mut at, mut bytes) = (wanted.first(), 0);
+        self.generations.set_patience(self.patient());
         while let Some(number) = at.filter(|_| bytes < max_bytes) {
-            match self.read_from(number, wanted, max_bytes - bytes, &mut fetched.found) {
-                Ok(Some(upto)) => {
+            let upto = match (self.outstanding.around(number), wanted.around(number)) {
+                (Some((_, last)), Some((_, end))) => {
+                    self.read(number, last.min(end), max_bytes - bytes, &mut fetched.found)
+                }
+                _ => Ok(number),
+            };
+            match upto {
+                Ok(upto) => {
                     fetched.settled = Some(upto);
                     at = upto.checked_add(1).and_then(|next| wanted.at_or_after(next));
                 }
-                Ok(None) => {}
                 Err(error) => {
-                    self.misreads = self.misreads.saturating_add(1);
+                    self.misreads += 1;
                     self.generations.close();
                     fetched.error = Some(error);
                     break;
@@ -58,66 +64,48 @@ impl Keeper {
         fetched
     }
 
-    /// Reads on from `number`; returns up to which number it came, or `None`
-    /// if there is something to salvage and it is worth another try.
-    fn read_from(
-        &mut self,
-        number: u64,
-        wanted: &Ranges,
-        max_bytes: usize,
-        found: &mut Vec<Found>,
-    ) -> Result<Option<u64>, StoreError> {
-        if let Some(span) = self.generations.span_of(number) {
-            self.check(span)?;
-        }
-        match (self.outstanding.around(number), wanted.around(number)) {
-            (Some((_, last)), Some((_, end))) => self.read(number, last.min(end), max_bytes, found),
-            _ => Ok(Some(number)),
-        }
-    }
-
+    /// Reads on from `first`; returns up to which number it came.
     fn read(
         &mut self,
         first: u64,
         last: u64,
         max_bytes: usize,
         found: &mut Vec<Found>,
-    ) -> Result<Option<u64>, StoreError> {
+    ) -> Result<u64, StoreError> {
         let Some(span) = self.generations.span_of(first) else {
             // Its generation is gone; the next one may not be.
             let next = self.generations.spans().first().map_or(u64::MAX, |span| span.first);
             let last = last.min(next - 1);
-            self.give_up_in(None, &Ranges::from(vec![(first, last)]));
-            return Ok(Some(last));
+            self.give_up(None, &Ranges::from(vec![(first, last)]));
+            return Ok(last);
         };
         let last = last.min(span.last);
-        let store = self.generations.reader(span);
         let scanned =
-            store.and_then(|store| Ok((store.scan(first, last, max_bytes)?, store.last()?)));
-        let (frames, newest) = match scanned {
+            self.generations.reader(span).and_then(|store| store.scan(first, last, max_bytes));
+        let frames = match scanned {
             Err(error) if given_up(&error, self.patient()) => {
-                if self.salvage(span, &error.to_string())? {
-                    return Ok(None);
+                // Its files may still be read where the database gives up.
+                if self.generations.takes_more(span) {
+                    self.generations.end_newest();
                 }
-                return self.probe(span, first, last, max_bytes, found).map(Some);
+                return self.probe(span, first, last, max_bytes, found);
             }
-            scanned => scanned?,
+            frames => frames?,
         };
         let upto = frames.last().map_or(last, |&(number, _)| number);
         let mut lost = Ranges::from(vec![(first, upto)]);
-        let mut sound = Vec::new();
         for (number, frame) in frames {
-            if self.take_in(number, frame, &mut sound) {
+            if self.take_in(number, frame, found) {
                 lost.remove(number);
             }
         }
-        let damaged = !self.excused(&lost, newest);
-        if damaged && self.salvage(span, "it lacks chunks, or has damaged ones")? {
-            return Ok(None);
+        for (number, frame) in self.strayed(span, &lost) {
+            if lost.contains(number) && self.take_in(number, frame, found) {
+                lost.remove(number);
+            }
         }
-        found.append(&mut sound);
-        self.give_up_in(Some(span), &lost);
-        Ok(Some(upto))
+        self.give_up(Some(span), &lost);
+        Ok(upto)
     }
 
     /// Reads chunk by chunk where a scan ends at the first damaged page.
@@ -157,7 +145,7 @@ impl Keeper {
                 break;
             }
         }
-        self.give_up_in(Some(span), &lost);
+        self.give_up(Some(span), &lost);
         Ok(upto)
     }
 
@@ -172,9 +160,9 @@ impl Keeper {
             }
             Err(_) => return false,
         };
-        let identity = (number, chunk.device.as_ref(), chunk.run.0);
+        let stretches = &self.ledger.book().stretches;
         let seqs = (chunk.first_seq, chunk.last_seq);
-        if chunk.number != number || !self.ledger.book().stretches.fits(identity, seqs) {
+        if !stretches.fits((number, &chunk.device, chunk.run.0), seqs) {
             return false;
         }
         if let Some(stamp) = chunk.stamp() {
@@ -184,7 +172,7 @@ impl Keeper {
         true
     }
 
-    pub(super) fn patient(&self) -> bool {
+    fn patient(&self) -> bool {
         self.misreads < PATIENCE
     }
 }

@@ -4,7 +4,7 @@ use crate::ledger::Ranges;
 use crate::record::GapReason;
 use crate::spool::chunk::Header;
 use crate::spool::generation::Span;
-use crate::spool::keeper::Keeper;
+use crate::spool::keeper::{Keeper, SCAN_BYTES, given_up};
 use crate::spool::policy::Bounds;
 use crate::spool::store::StoreError;
 
@@ -115,32 +115,35 @@ impl Keeper {
     }
 
     /// Declares what the oldest generation still holds, durably, and deletes it.
-    pub(super) fn evict(&mut self, span: Span) -> Result<(), StoreError> {
+    fn evict(&mut self, span: Span) -> Result<(), StoreError> {
         self.note_full();
-        let held = self.outstanding.within(span.first, span.last);
-        let mut index = self.index(&[span])?;
-        let (mut declared, mut samples) = (Ranges::default(), 0);
-        let there = index.numbers();
-        let there = there.iter().flat_map(|(first, last)| first..=last);
-        for number in there.filter(|&number| held.contains(number)) {
-            for frame in index.read(number) {
-                let Ok(header) = Header::head(&frame) else { continue };
-                let gap = self.declare(&header, GapReason::Evicted);
-                self.report.evicted.push((number, gap));
-                declared.insert(number);
-                samples += header.entries as u64;
+        let (mut from, mut declared, mut samples) = (span.first, Ranges::default(), 0);
+        while let Some(number) = self.outstanding.at_or_after(from).filter(|&n| n <= span.last) {
+            let store = self.generations.reader(span);
+            let scanned = store.and_then(|store| store.scan(number, span.last, SCAN_BYTES));
+            let found = match scanned {
+                Ok(found) => found,
+                Err(error) if given_up(&error, false) => break,
+                Err(error) => return Err(error),
+            };
+            let Some((last, _)) = found.last() else { break };
+            from = last.saturating_add(1);
+            for (number, frame) in &found {
+                let Ok(header) = Header::head(frame) else { continue };
+                if self.outstanding.contains(*number) {
+                    let gap = self.declare(&header, GapReason::Evicted);
+                    self.report.evicted.push((*number, gap));
+                    declared.insert(*number);
+                    samples += header.entries as u64;
+                }
             }
         }
         self.report.holding.evicted_samples += samples;
-        let lost = held.without(&declared);
+        let held = self.outstanding.within(span.first, span.last);
         for (first, last) in declared.iter() {
             self.forget(first, last);
         }
-        let (chunks, untold) = self.give_up(&lost, &index);
-        if chunks > 0 {
-            let declared = chunks - untold;
-            tracing::error!(declared, lost = untold, "dropped chunks could not be read");
-        }
+        self.give_up(Some(span), &held.without(&declared));
         self.commit_ledger()?;
         self.generations.delete(span.first).map_err(|e| StoreError::io(&self.folder, e))
     }

@@ -96,7 +96,7 @@ fn generations(spool: &Path) -> Vec<PathBuf> {
 fn readable(spool: &Path) -> BTreeSet<Key> {
     let mut keys = BTreeSet::new();
     for file in files(spool).unwrap() {
-        carve(&file, |_, find| {
+        carve(&file, true, |_, find| {
             let Find::Whole(_, frame) = find else { return };
             let chunk = Chunk::decode(frame).unwrap();
             let of = |seq| (chunk.device.to_string(), chunk.run, seq);

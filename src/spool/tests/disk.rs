@@ -213,11 +213,14 @@ fn chunks_that_the_disk_lost_are_counted_and_the_rest_is_delivered() {
     assert!(!seqs.is_empty() && seqs.len() < 500, "{stats:?}");
     assert_eq!(*seqs.last().unwrap(), 699);
     assert_eq!(stats.holding.lost_chunks + seqs.len() as u64, 700, "{stats:?}");
-    assert!(names(folder.path()).contains("damaged"));
+    assert_eq!(stats.holding.untold_chunks, 0, "{stats:?}");
+    let declared = rig.declared();
+    assert!((0..700).all(|seq| declared.contains(&seq) != seqs.contains(&seq)));
     // It goes on taking samples.
     fill(&mut rig, 50);
     rig.drain(true);
     rig.pass(10_000);
+    assert!(names(folder.path()).contains("damaged"));
     rig.close();
 }
 
