@@ -360,7 +360,7 @@ impl Keeper {
 
     /// Commits what is acknowledged, and closes. A spool that holds nothing
     /// leaves little more than its ledger behind.
-    pub fn close(mut self) -> Result<(), StoreError> {
+    pub fn close(&mut self) -> Result<(), StoreError> {
         self.fill_book();
         self.ledger.commit_exactly().map_err(|e| self.ledger_error(e))?;
         if self.outstanding.is_empty() {
