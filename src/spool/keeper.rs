@@ -138,6 +138,11 @@ impl Keeper {
                 result => result?,
             }
         }
+        if self.outstanding.is_empty() {
+            // Only the boot that runs may still have use for its offset. Later
+            // the drain may hold what is not outstanding, and hand it back.
+            self.ledger.book_mut().keep_boots(1);
+        }
         self.measure();
         Ok(())
     }
@@ -276,8 +281,6 @@ impl Keeper {
     fn fill_book(&mut self) {
         let book = self.ledger.book_mut();
         if self.outstanding.is_empty() {
-            // Only the boot that runs may still have use for its offset.
-            book.keep_boots(1);
             self.bytes = 0;
         }
         book.outstanding.clone_from(&self.outstanding);
