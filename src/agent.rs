@@ -290,6 +290,9 @@ impl<O: FnMut(&Report), A: Wake> Line<O, A> {
             }
         }
         let now = self.clock.now();
+        // It may have become known since the last turn, and is what dates the
+        // samples of this boot in the next one.
+        self.learn_offset(&now);
         self.spool.seal();
         self.drain.begin(&mut self.spool);
         let last = async {
