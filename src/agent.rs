@@ -27,7 +27,7 @@ use crate::sink::lake::Lake;
 use crate::sink::stdout::Stdout;
 use crate::sink::{self, Delivering, Probing, Sink};
 use crate::spool::{self, Claim, Spool};
-use alarm::Alarm;
+use alarm::{Alarm, Wake};
 use handover::Gate;
 use sampler::Sampler;
 
@@ -110,27 +110,8 @@ pub async fn run(
         simulated = config.simulate.is_some(),
         "sampling"
     );
-    let first = match config.sink {
-        model::Sink::Firehose(_) => config.send.interval.mul_f64(rand::random()),
-        _ => config.send.interval.min(FIRST_LOCAL),
-    };
-    let mut line = Line {
-        drain: Drain::new(&config.send, sink.name(), sink.limits()),
-        gate: Gate::new(&config.clock, &now),
-        was_lost: false,
-        send_ms: now.boot_ms + millis(first),
-        interval_ms: millis(config.send.interval),
-        delivering: None,
-        asking: None,
-        observed_ms: 0,
-        report: Report { sink: sink.name(), ..Report::default() },
-        alarm: Alarm::new().map_err(Error::Timer)?,
-        clock,
-        sampler,
-        spool,
-        sink,
-        observe,
-    };
+    let alarm = Alarm::new().map_err(Error::Timer)?;
+    let mut line = Line::new(config, clock, alarm, sampler, spool, sink, observe);
     let went = line.go_until(stop).await;
     let ended = line.end().await;
     went.and(ended)
@@ -153,9 +134,11 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-struct Line<O> {
-    alarm: Alarm,
+struct Line<O, A> {
+    alarm: A,
     clock: Clock,
+    /// 0..1, what spreads retries.
+    random: fn() -> f64,
     sampler: Sampler,
     spool: Spool,
     drain: Drain,
@@ -174,7 +157,41 @@ struct Line<O> {
     report: Report,
 }
 
-impl<O: FnMut(&Report)> Line<O> {
+impl<O: FnMut(&Report), A: Wake> Line<O, A> {
+    fn new(
+        config: &Config,
+        clock: Clock,
+        alarm: A,
+        sampler: Sampler,
+        spool: Spool,
+        sink: Box<dyn Sink>,
+        observe: O,
+    ) -> Self {
+        let now = clock.now();
+        let first = match config.sink {
+            model::Sink::Firehose(_) => config.send.interval.mul_f64(rand::random()),
+            _ => config.send.interval.min(FIRST_LOCAL),
+        };
+        Self {
+            drain: Drain::new(&config.send, sink.name(), sink.limits()),
+            gate: Gate::new(&config.clock, &now),
+            was_lost: false,
+            send_ms: now.boot_ms + millis(first),
+            interval_ms: millis(config.send.interval),
+            delivering: None,
+            asking: None,
+            observed_ms: 0,
+            report: Report { sink: sink.name(), ..Report::default() },
+            random: rand::random,
+            alarm,
+            clock,
+            sampler,
+            spool,
+            sink,
+            observe,
+        }
+    }
+
     async fn go_until(
         &mut self,
         mut stop: Pin<&mut impl Future<Output = ()>>,
@@ -245,7 +262,7 @@ impl<O: FnMut(&Report)> Line<O> {
     fn settle(&mut self, verdict: Verdict) {
         self.delivering = None;
         let now = self.clock.now();
-        self.drain.settle(verdict, &mut self.spool, now.boot_ms, rand::random());
+        self.drain.settle(verdict, &mut self.spool, now.boot_ms, (self.random)());
     }
 
     fn tell(&mut self, now: &Moment) {
@@ -285,6 +302,9 @@ impl<O: FnMut(&Report)> Line<O> {
             }
         }
         let now = self.clock.now();
+        // It may have become known since the last turn, and is what dates the
+        // samples of this boot in the next one.
+        self.learn_offset(&now);
         self.spool.seal();
         self.drain.begin(&mut self.spool);
         let last = async {

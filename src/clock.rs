@@ -82,6 +82,7 @@ impl std::fmt::Display for BootId {
 pub struct Clock {
     boot: BootId,
     keeps_time_off: bool,
+    now: fn() -> Moment,
 }
 
 impl Default for Clock {
@@ -102,7 +103,13 @@ impl Clock {
         // they show no RTC device; boards that boot by device tree do not.
         let board = Path::new("/proc/device-tree").exists();
         let rtc = Path::new("/sys/class/rtc/rtc0").exists();
-        Self { boot, keeps_time_off: rtc || !board }
+        Self { boot, keeps_time_off: rtc || !board, now: moment }
+    }
+
+    /// A clock that tells whatever `now` does.
+    #[cfg(test)]
+    pub fn telling(now: fn() -> Moment, boot: BootId, keeps_time_off: bool) -> Self {
+        Self { boot, keeps_time_off, now }
     }
 
     pub fn boot(&self) -> BootId {
@@ -110,7 +117,7 @@ impl Clock {
     }
 
     pub fn now(&self) -> Moment {
-        Moment { wall_ms: wall_ms(), boot_ms: boot_ms(), synced: kernel_synced() }
+        (self.now)()
     }
 
     /// Whether `now` may date a partition: synchronised, or kept by a battery
@@ -123,6 +130,11 @@ impl Clock {
 /// Whether a wall clock (ms since the Unix epoch) can be right at all.
 pub fn plausible(wall_ms: i64) -> bool {
     wall_ms >= EARLIEST_PLAUSIBLE_MS
+}
+
+/// This instant, as the kernel tells it.
+fn moment() -> Moment {
+    Moment { wall_ms: wall_ms(), boot_ms: boot_ms(), synced: kernel_synced() }
 }
 
 /// Milliseconds since the Unix epoch; negative before 1970.
@@ -197,7 +209,7 @@ mod tests {
 
     #[test]
     fn an_early_wall_clock_is_never_settled_by_itself() {
-        let clock = Clock { boot: BootId::default(), keeps_time_off: true };
+        let clock = Clock::telling(moment, BootId::default(), true);
         let in_1970 = Moment { wall_ms: 25_000, boot_ms: 25_000, synced: false };
         assert!(!clock.settled(&in_1970));
         assert!(clock.settled(&Moment { synced: true, ..in_1970 }));

@@ -15,7 +15,25 @@ use rustix::time::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// Wakes the line when its clock says that it is time.
+pub trait Wake {
+    /// Ends at boot time `at_ms`; where that is `now_ms` already, once others
+    /// had their turn.
+    async fn until(&self, now_ms: u64, at_ms: u64) -> io::Result<()>;
+}
+
 pub struct Alarm(AsyncFd<OwnedFd>);
+
+impl Wake for Alarm {
+    async fn until(&self, now_ms: u64, at_ms: u64) -> io::Result<()> {
+        if at_ms > now_ms {
+            return self.at(at_ms).await;
+        }
+        // Without the kernel.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+}
 
 impl Alarm {
     /// To be called within the runtime.
@@ -27,16 +45,6 @@ impl Alarm {
         // until it is dropped.
         let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
         Ok(Self(timer?))
-    }
-
-    /// Ends at boot time `at_ms`; where that is `now_ms` already, without the
-    /// kernel, once others had their turn.
-    pub async fn until(&self, now_ms: u64, at_ms: u64) -> io::Result<()> {
-        if at_ms > now_ms {
-            return self.at(at_ms).await;
-        }
-        tokio::task::yield_now().await;
-        Ok(())
     }
 
     /// Ends at boot time `at_ms`.

@@ -124,7 +124,8 @@ impl Drain {
         if let Some(group) = self.suspects.pop_front() {
             return Some(self.send(spool, group, at));
         }
-        let batch_bytes = if self.failures > 0 { TRIAL_BYTES } else { self.limits.batch_bytes };
+        let most_bytes = if self.failures > 0 { TRIAL_BYTES } else { usize::MAX };
+        let batch_bytes = self.limits.batch_bytes.min(most_bytes);
         let limits = Limits { batch_bytes, ..self.limits };
         self.fill(spool, batch_bytes);
         let lengths: Vec<usize> = self.pending.iter().map(Item::line_bytes).collect();

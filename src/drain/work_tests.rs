@@ -94,6 +94,20 @@ fn opened(spool: &mut Spool) {
     spool.heard(reply);
 }
 
+#[test]
+fn what_is_tried_after_a_failure_is_no_more_than_the_sink_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = spool(folder.path());
+    (0..100).for_each(|seq| spool.push(sample(seq, 600), false, 0));
+    let (mut drain, mut spool) = filled(spool);
+    let _ = drain.next(&mut spool, &handover(0), true).unwrap();
+    let failed = Verdict::Failed(trouble(TroubleKind::Unreachable));
+    drain.settle(failed, &mut spool, 0, 0.0);
+    let batch = drain.next(&mut spool, &handover(1), true).unwrap();
+    let bytes: usize = batch.parcels.iter().map(|parcel| parcel.ndjson().len()).sum();
+    assert!(bytes <= LIMITS.batch_bytes, "{bytes} bytes");
+}
+
 /// What the scripted sink does with a batch.
 #[derive(Debug, Clone, Copy)]
 enum Act {

@@ -161,6 +161,11 @@ impl Keeper {
             }
         }
         self.generations.set_patience(true);
+        if self.outstanding.is_empty() {
+            // Only the boot that runs may still have use for its offset. Later
+            // the drain may hold what is not outstanding, and hand it back.
+            self.ledger.book_mut().keep_boots(1);
+        }
         self.measure();
         Ok(())
     }
@@ -323,8 +328,6 @@ impl Keeper {
     fn fill_book(&mut self) {
         let book = self.ledger.book_mut();
         if self.outstanding.is_empty() {
-            // Only the boot that runs may still have use for its offset.
-            book.keep_boots(1);
             self.bytes = 0;
         }
         book.outstanding.clone_from(&self.outstanding);
@@ -411,7 +414,7 @@ impl Keeper {
 
     /// Commits what is acknowledged, and closes. A spool that holds nothing
     /// leaves little more than its ledger behind.
-    pub fn close(mut self) -> Result<(), StoreError> {
+    pub fn close(&mut self) -> Result<(), StoreError> {
         self.fill_book();
         self.ledger.commit_exactly().map_err(|e| self.ledger_error(e))?;
         if self.outstanding.is_empty() {

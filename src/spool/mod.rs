@@ -61,7 +61,7 @@ use crate::spool::keeper::{Commit, Keeper};
 use crate::spool::policy::Bounds;
 use crate::spool::ram::Ram;
 use crate::spool::store::{Opener, SledOpener};
-use crate::spool::thread::{Command, Letter, Line};
+use crate::spool::thread::{Command, Letter, Line, Owner};
 use crate::spool::trouble::{Backoff, Trouble};
 
 /// Where, how much, and how safe.
@@ -164,14 +164,22 @@ impl Spool {
         Self::open_on(claim, boot, Box::new(SledOpener))
     }
 
-    fn open_on(claim: Claim, boot: BootId, opener: Box<dyn Opener>) -> Result<Self, Error> {
-        let Claim { folder, bounds, max_loss, ledger, lock, .. } = claim;
-        let (path, dead) = (folder.clone(), DeadLetters::new(&folder));
+    fn open_on(mut claim: Claim, boot: BootId, opener: Box<dyn Opener>) -> Result<Self, Error> {
+        let (path, lock) = (claim.folder.clone(), claim.lock.take());
+        let (mut spool, owner) = Self::with_owner(claim, boot, opener);
+        let thread = owner.start(lock);
+        let thread = thread.map_err(|source| Error::Io { verb: "opened", path, source })?;
+        spool.line.thread = Some(thread);
+        Ok(spool)
+    }
+
+    /// A spool and its owner, which is yet to run.
+    fn with_owner(claim: Claim, boot: BootId, opener: Box<dyn Opener>) -> (Self, Owner) {
+        let Claim { folder, bounds, max_loss, ledger, .. } = claim;
+        let dead = DeadLetters::new(&folder);
         let commit_bytes = bounds.commit_bytes;
-        let keeper = Keeper::new(folder, bounds, ledger, opener);
-        let line = thread::start(keeper, dead, lock);
-        let line = line.map_err(|source| Error::Io { verb: "opened", path, source })?;
-        Ok(Self {
+        let (line, owner) = thread::line(Keeper::new(folder, bounds, ledger, opener), dead);
+        let spool = Self {
             max_loss_ms: u64::try_from(max_loss.as_millis()).unwrap_or(u64::MAX),
             commit_bytes,
             boot,
@@ -197,7 +205,8 @@ impl Spool {
             writing: Trouble::of("takes no samples, they stay in memory", "takes samples again"),
             reading: Trouble::of("cannot read its backlog now", "reads its backlog again"),
             stats: Stats::default(),
-        })
+        };
+        (spool, owner)
     }
 
     /// Takes a sample in, at boot time `now_ms`.

@@ -67,107 +67,123 @@ pub struct Line {
     pub thread: Option<JoinHandle<()>>,
 }
 
-/// Starts the thread. It opens the spool and says so; it holds `lock` as long
-/// as it lives.
-pub fn start(keeper: Keeper, dead: DeadLetters, lock: Option<File>) -> std::io::Result<Line> {
+/// The line, and who is to serve it: the thread, once it runs.
+pub fn line(keeper: Keeper, dead: DeadLetters) -> (Line, Owner) {
     let (commands, inbox) = channel();
     let (outbox, replies) = unbounded_channel();
-    let thread = std::thread::Builder::new().name("spool".into()).stack_size(STACK_BYTES).spawn(
-        move || {
-            Owner { keeper, dead, letters: VecDeque::new(), failing: false, inbox, outbox }.run();
-            drop(lock);
-        },
-    )?;
-    Ok(Line { commands, replies, thread: Some(thread) })
+    let owner = Owner {
+        keeper,
+        dead,
+        letters: VecDeque::new(),
+        failing: false,
+        closed: Some("it is not open yet".into()),
+        attempts: 0,
+        inbox,
+        outbox,
+    };
+    (Line { commands, replies, thread: None }, owner)
 }
 
-struct Owner {
+/// What the thread runs.
+pub struct Owner {
     keeper: Keeper,
     dead: DeadLetters,
     /// Not yet durable.
     letters: VecDeque<Letter>,
     failing: bool,
-    inbox: Receiver<Command>,
+    /// Why it is not open, as long as it is not.
+    closed: Option<String>,
+    attempts: u32,
+    pub inbox: Receiver<Command>,
     outbox: UnboundedSender<Reply>,
 }
 
 impl Owner {
+    /// Starts the thread. It opens the spool and says so; it holds `lock` as
+    /// long as it lives.
+    pub fn start(self, lock: Option<File>) -> std::io::Result<JoinHandle<()>> {
+        let thread = std::thread::Builder::new().name("spool".into()).stack_size(STACK_BYTES);
+        thread.spawn(move || {
+            self.run();
+            drop(lock);
+        })
+    }
+
     fn run(mut self) {
-        if !self.open() {
-            return;
-        }
-        while let Ok(command) = self.inbox.recv() {
-            let reply = match command {
-                Command::Commit(commit) => {
-                    let result = self.keeper.commit(commit).map_err(|e| e.to_string());
-                    Some(Reply::Committed(result, self.keeper.report()))
-                }
-                Command::Fetch { wanted, max_bytes } => {
-                    let fetched = self.keeper.fetch(&wanted, max_bytes);
-                    Some(Reply::Fetched(fetched, self.keeper.report()))
-                }
-                Command::Bury(letter) => {
-                    self.letters.push_back(letter);
-                    None
-                }
-                Command::Close => {
-                    let result = self.keeper.close().map_err(|e| e.to_string());
-                    let _ = self.outbox.send(Reply::Closed(result));
-                    return;
-                }
+        let mut retry = self.open().map(|wait| Instant::now() + wait);
+        loop {
+            let command = match retry {
+                Some(at) => self.inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            self.bury();
-            reply.into_iter().for_each(|reply| self.say(reply));
+            let goes_on = match command {
+                Ok(command) => self.follow(command),
+                Err(RecvTimeoutError::Timeout) => {
+                    retry = self.open().map(|wait| Instant::now() + wait);
+                    true
+                }
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            if !goes_on {
+                return;
+            }
         }
+    }
+
+    /// Opens the spool; if that fails, it is to be tried again after the time
+    /// returned.
+    pub fn open(&mut self) -> Option<Duration> {
+        if let Err(error) = self.keeper.open(self.attempts < PATIENCE) {
+            let wait = (FIRST_RETRY * (1 << self.attempts.min(8))).min(LAST_RETRY);
+            self.attempts += 1;
+            let why = self.closed.insert(error.to_string()).clone();
+            self.say(Reply::OpenFailed(why));
+            return Some(wait);
+        }
+        self.closed = None;
+        let outstanding = self.keeper.outstanding().clone();
+        let (offsets, report) = (self.keeper.offsets(), self.keeper.report());
+        self.say(Reply::Opened { outstanding, offsets, report });
+        None
+    }
+
+    /// Follows `command`, or says why it cannot; false after the last one.
+    pub fn follow(&mut self, command: Command) -> bool {
+        let reply = match (command, self.closed.clone()) {
+            (Command::Commit(_), Some(why)) => Some(Reply::Committed(Err(why), Report::default())),
+            (Command::Commit(commit), None) => {
+                let result = self.keeper.commit(commit).map_err(|e| e.to_string());
+                Some(Reply::Committed(result, self.keeper.report()))
+            }
+            (Command::Fetch { .. }, Some(_)) => {
+                Some(Reply::Fetched(Fetched::default(), Report::default()))
+            }
+            (Command::Fetch { wanted, max_bytes }, None) => {
+                let fetched = self.keeper.fetch(&wanted, max_bytes);
+                Some(Reply::Fetched(fetched, self.keeper.report()))
+            }
+            (Command::Bury(letter), _) => {
+                self.letters.push_back(letter);
+                None
+            }
+            (Command::Close, Some(why)) => {
+                self.say(Reply::Closed(Err(why)));
+                return false;
+            }
+            (Command::Close, None) => {
+                let result = self.keeper.close().map_err(|e| e.to_string());
+                self.say(Reply::Closed(result));
+                return false;
+            }
+        };
+        self.bury();
+        reply.into_iter().for_each(|reply| self.say(reply));
+        true
     }
 
     fn say(&self, reply: Reply) {
         // Nobody listens any more only when the agent ends.
         let _ = self.outbox.send(reply);
-    }
-
-    /// Whether it is open; false when it is no longer wanted.
-    fn open(&mut self) -> bool {
-        let mut attempts = 0;
-        let mut wait = FIRST_RETRY;
-        while let Err(error) = self.keeper.open(attempts < PATIENCE) {
-            attempts += 1;
-            let why = error.to_string();
-            self.say(Reply::OpenFailed(why.clone()));
-            if !self.refuse_for(wait, &why) {
-                return false;
-            }
-            wait = (wait * 2).min(LAST_RETRY);
-        }
-        let outstanding = self.keeper.outstanding().clone();
-        let (offsets, report) = (self.keeper.offsets(), self.keeper.report());
-        self.say(Reply::Opened { outstanding, offsets, report });
-        true
-    }
-
-    /// Answers commands with `why` they cannot be followed.
-    fn refuse_for(&mut self, wait: Duration, why: &str) -> bool {
-        let until = Instant::now() + wait;
-        loop {
-            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Command::Commit(_)) => {
-                    self.say(Reply::Committed(Err(why.to_owned()), Report::default()));
-                }
-                Ok(Command::Fetch { .. }) => {
-                    self.say(Reply::Fetched(Fetched::default(), Report::default()));
-                }
-                Ok(Command::Bury(letter)) => {
-                    self.letters.push_back(letter);
-                    self.bury();
-                }
-                Ok(Command::Close) => {
-                    self.say(Reply::Closed(Err(why.to_owned())));
-                    return false;
-                }
-                Err(RecvTimeoutError::Timeout) => return true,
-                Err(RecvTimeoutError::Disconnected) => return false,
-            }
-        }
     }
 
     /// Sets aside what waits for it. What cannot be now waits, with its lease.

@@ -388,3 +388,32 @@ fn max_loss_is_what_is_set_or_fits_the_disk() {
     let auto = Settings { max_loss: None, ..set };
     assert_eq!(max_loss(&auto), Duration::from_secs(10));
 }
+
+#[test]
+fn a_chunk_that_the_drain_holds_keeps_the_offset_of_its_boot_when_the_disk_evicts_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(&settings(folder.path()));
+    rig.spool.set_offset(5);
+    rig.push(10);
+    rig.commit();
+    rig.close();
+    let faults = Arc::new(Faults::default());
+    let mut rig =
+        Rig::open_on(&settings(folder.path()), Box::new(FaultyOpener(Arc::clone(&faults))));
+    rig.spool.boot = BootId([8; 16]);
+    rig.spool.set_offset(7);
+    let leases = rig.lease_all();
+    assert_eq!(leases.len(), 1);
+    faults.write.store(ENOSPC, Ordering::SeqCst);
+    rig.push(10);
+    rig.pass(10_000);
+    rig.pass(60_000);
+    faults.write.store(0, Ordering::SeqCst);
+    drop(leases);
+    rig.pass(60_000);
+    assert_eq!(rig.spool.stats().trouble, None);
+    rig.crash();
+    let rig = Rig::open(&settings(folder.path()));
+    assert_eq!(rig.spool.stats().holding.chunks, 2);
+    assert_eq!(rig.spool.offset_ms(BOOT), Some(5));
+}
