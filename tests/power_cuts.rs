@@ -274,21 +274,21 @@ fn look(recorded: &Recorded, disk: &Disk, seed: u64) -> Outcome {
     let released = numbers(&certain).filter(|number| !book.outstanding.contains(*number));
     let released = recorded.samples(released);
 
-    let rig = Rig::at(AGENT, Options::default(), home);
+    let options = Options { keep_records: false, ..Options::default() };
+    let rig = Rig::at(AGENT, options, home);
     let mut agent = launch(&rig).start();
     let run = run_of(&mut agent);
     assert!(!recorded.runs(cut).contains(&run), "{state}: run {run} again");
-    let (mut still, mut before) = (Instant::now(), 0);
+    let (mut still, mut least) = (Instant::now(), usize::MAX);
     agent.wait_for("the backlog", SOON * 2, |_| {
+        thread::sleep(Duration::from_millis(100));
         let stored = rig.stand_in.stored();
-        let lines = stored.totals().samples + stored.totals().markers;
-        let lives = stored.runs().any(|(_, of)| *of == run);
-        // Live samples come ten times a second; what comes beyond is old.
-        if lines > before + 3 * DEVICES {
-            still = Instant::now();
+        let left = missing(&promised, &[&stored]).len();
+        if left < least {
+            (still, least) = (Instant::now(), left);
         }
-        before = lines;
-        lives && (missing(&promised, &[&stored]).is_empty() || still.elapsed() > STILL)
+        let lives = stored.runs().any(|(_, of)| *of == run);
+        lives && (left == 0 || still.elapsed() > STILL)
     });
     let status = agent.terminate(STOP + Duration::from_secs(3));
     let (stored, log) = (rig.stand_in.stored(), agent.stderr());
