@@ -7,6 +7,7 @@
 pub mod duckdb;
 pub mod firehose;
 pub mod ministack;
+pub mod mounts;
 pub mod netns;
 pub mod power;
 pub mod process;
