@@ -8,6 +8,9 @@
 
 #![cfg(test)]
 
+#[path = "clock/jumps.rs"]
+mod jumps;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

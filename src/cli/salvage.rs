@@ -9,7 +9,7 @@ use indicatif::{HumanCount, MultiProgress, ProgressBar};
 use crate::cli::spool::{into, render};
 use crate::cli::terminal::style;
 use crate::clock::{self, Clock};
-use crate::record::Gap;
+use crate::record::{Gap, Marker};
 use crate::spool::inspect::Salvage;
 
 const CARVING: &str = "{bar:20} {percent}% of {total_bytes} searched, {eta} left";
@@ -58,7 +58,8 @@ fn write(salvage: &mut Salvage, out: &mut dyn Write, bar: &ProgressBar) -> io::R
         lines.clear();
     }
     let (declared, damaged) = salvage.declarations();
-    declared.iter().chain(&damaged).for_each(|gap| gap.render(now_ms, &sent, &mut lines));
+    let markers = declared.into_iter().chain(damaged.into_iter().map(Marker::Gap));
+    markers.for_each(|marker| marker.render(now_ms, &sent, &mut lines));
     out.write_all(&lines)?;
     out.flush()?;
     Ok(samples)

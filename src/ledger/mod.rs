@@ -18,9 +18,9 @@ mod stretches;
 pub use ranges::Ranges;
 pub use stretches::{Stretch, Stretches};
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -174,6 +174,21 @@ impl Ledger {
     /// after which nothing may be delivered twice.
     pub fn commit_exactly(&mut self) -> Result<(), Error> {
         self.write(usize::MAX)
+    }
+
+    /// Whether the file that is open has been removed or replaced.
+    pub fn is_gone(&self) -> bool {
+        let Some(Ok(open)) = self.file.as_ref().map(File::metadata) else { return false };
+        match fs::metadata(&self.path) {
+            Ok(there) => (there.dev(), there.ino()) != (open.dev(), open.ino()),
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        }
+    }
+
+    /// The next commit opens the file, creating it if need be, and writes to it
+    /// whatever the book says.
+    pub fn write_anew(&mut self) {
+        (self.file, self.durable) = (None, None);
     }
 
     fn write(&mut self, max_ranges: usize) -> Result<(), Error> {

@@ -108,7 +108,7 @@ impl Claim {
 }
 
 /// Creates `folder` and what is missing above it, each durably.
-fn create(folder: &Path) -> Result<(), Error> {
+pub(super) fn create(folder: &Path) -> Result<(), Error> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -131,7 +131,7 @@ fn create(folder: &Path) -> Result<(), Error> {
 }
 
 /// The lock, with our pid in it.
-fn lock(folder: &Path) -> Result<Option<File>, Error> {
+pub(super) fn lock(folder: &Path) -> Result<Option<File>, Error> {
     let path = folder.join(LOCK);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let file = match file {

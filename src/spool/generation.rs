@@ -209,6 +209,11 @@ impl Generations {
         Ok(())
     }
 
+    /// Whether somebody has removed the newest generation.
+    pub fn newest_is_gone(&self) -> bool {
+        self.firsts.last().is_some_and(|&first| !self.path(first).exists())
+    }
+
     /// Bytes the newest generation takes on disk; 0 if there is none.
     pub fn newest_bytes(&self) -> u64 {
         self.firsts.last().map_or(0, |&first| disk_bytes(&self.path(first)))

@@ -250,8 +250,8 @@ impl Salvage {
     }
 
     /// What was declared, and what chunks held whose head alone can be read.
-    pub fn declarations(&self) -> (Vec<Gap>, Vec<Gap>) {
-        let known = Gaps::from_json(&self.promise.book.declarations).iter().collect();
+    pub fn declarations(&self) -> (Vec<Marker>, Vec<Gap>) {
+        let known = declarations(&self.promise.book);
         (known, self.frames.index.heads().map(|(_, gap)| gap.clone()).collect())
     }
 }

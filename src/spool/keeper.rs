@@ -10,9 +10,11 @@
 mod fetch;
 mod room;
 mod salvage;
+mod vanished;
 
 pub use fetch::{Fetched, Found};
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -108,6 +110,8 @@ pub struct Keeper {
     /// Fetches in a row that the disk could not answer.
     misreads: u32,
     cannot_delete: bool,
+    /// Of a folder that was begun anew.
+    lock: Option<File>,
 }
 
 impl Keeper {
@@ -130,6 +134,7 @@ impl Keeper {
             report: Report::default(),
             misreads: 0,
             cannot_delete: false,
+            lock: None,
         }
     }
 
@@ -267,6 +272,7 @@ impl Keeper {
             // What does not hold is not said, whatever becomes of the frames.
             self.run_end.clone_from(&run_end);
         }
+        self.see_that_it_is_there(first)?;
         let bytes: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
         if bytes > 0 {
             self.make_room(bytes)?;
@@ -377,14 +383,15 @@ impl Keeper {
     /// Chunks of `first..=last` are no longer on disk. Says how many of them
     /// were outstanding.
     fn forget(&mut self, first: u64, last: u64) -> u64 {
-        let before = self.outstanding.count();
-        let mean_bytes = self.bytes.checked_div(before).unwrap_or(0);
+        // Not the numbers beyond, which chunks may bear that are being written.
+        let gone = self.outstanding.within(first, last);
+        let mean_bytes = self.bytes.checked_div(self.outstanding.count()).unwrap_or(0);
+        let bytes = gone.count() * mean_bytes;
         self.outstanding.remove_range(first, last);
-        let chunks = before - self.outstanding.count();
-        self.bytes = self.bytes.saturating_sub(chunks * mean_bytes);
-        self.report.gone.0.insert_range(first, last);
-        self.report.gone.1 += chunks * mean_bytes;
-        chunks
+        self.bytes = self.bytes.saturating_sub(bytes);
+        gone.iter().for_each(|(first, last)| self.report.gone.0.insert_range(first, last));
+        self.report.gone.1 += bytes;
+        gone.count()
     }
 
     /// [`Keeper::forget`]s and counts what is lost. What the ledger only seemed

@@ -153,6 +153,8 @@ pub struct Spool {
     ended: bool,
     /// Of chunks that were evicted from disk and were not lost.
     saved_samples: u64,
+    /// Chunks that the disk lost and RAM still had.
+    saved_chunks: u64,
     writing: Trouble,
     reading: Trouble,
     stats: Stats,
@@ -202,6 +204,7 @@ impl Spool {
             all_have: None,
             ended: false,
             saved_samples: 0,
+            saved_chunks: 0,
             writing: Trouble::of("takes no samples, they stay in memory", "takes samples again"),
             reading: Trouble::of("cannot read its backlog now", "reads its backlog again"),
             stats: Stats::default(),
@@ -424,6 +427,8 @@ impl Spool {
         stats.trouble = self.trouble().cloned();
         let evicted = stats.holding.evicted_samples.saturating_sub(self.saved_samples);
         stats.holding.evicted_samples = evicted;
+        let lost = stats.holding.lost_chunks.saturating_sub(self.saved_chunks);
+        stats.holding.lost_chunks = lost;
         stats.holding.chunks = chunks + self.disk_only.count();
         stats.holding.bytes = bytes + self.disk_only_bytes;
         stats

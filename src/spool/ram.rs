@@ -313,6 +313,19 @@ impl Ram {
         lost
     }
 
+    /// The disk no longer has the chunks of these numbers: those that are here
+    /// are to be made durable once more. Returns how many.
+    pub fn rescue(&mut self, gone: &Ranges) -> u64 {
+        let on_disk = |held: &Held| matches!(held.place, Place::Disk(n) if gone.contains(n));
+        if gone.is_empty() {
+            return 0;
+        }
+        let ids: Vec<u64> =
+            self.held.iter().filter(|(_, held)| on_disk(held)).map(|(&id, _)| id).collect();
+        ids.iter().for_each(|&id| self.change(id, |held| held.place = Place::Ram));
+        ids.len() as u64
+    }
+
     /// Keeps RAM within its bounds.
     pub fn trim(&mut self) -> Trimmed {
         let mut trimmed = Trimmed::default();

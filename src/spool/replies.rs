@@ -95,6 +95,7 @@ impl Spool {
             }
         }
         let (gone, bytes) = report.gone;
+        self.saved_chunks += self.ram.rescue(&gone);
         gone.iter().for_each(|(first, last)| self.disk_only.remove_range(first, last));
         self.disk_only_bytes = self.disk_only_bytes.saturating_sub(bytes);
         if self.disk_only.is_empty() {

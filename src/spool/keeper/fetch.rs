@@ -52,7 +52,9 @@ impl Keeper {
                 Err(error) => {
                     self.misreads += 1;
                     self.generations.close();
-                    fetched.error = Some(error);
+                    // If it was removed the next fetch finds what is left.
+                    let there = self.see_that_it_is_there(self.next);
+                    fetched.error = Some(there.err().unwrap_or(error));
                     break;
                 }
             }

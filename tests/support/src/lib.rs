@@ -7,11 +7,14 @@
 pub mod duckdb;
 pub mod firehose;
 pub mod ministack;
+pub mod mounts;
 pub mod netns;
+pub mod power;
 pub mod process;
 pub mod records;
 pub mod relay;
 pub mod rig;
+pub mod trace;
 
 use std::path::{Path, PathBuf};
 use std::thread;

@@ -1,0 +1,68 @@
+//! Disks that fill up, fail, take nothing, hang, and folders that vanish: the
+//! agent samples on, delivers on, and takes to the disk again by itself.
+//!
+//! Needs: root, strace
+
+#![cfg(test)]
+
+#[path = "disks/failing.rs"]
+mod failing;
+#[path = "disks/hung.rs"]
+mod hung;
+#[path = "disks/removed.rs"]
+mod removed;
+
+use iot_agent_test_support::mounts::Mounted;
+use iot_agent_test_support::process::{Agent, Launch};
+use iot_agent_test_support::relay::Relay;
+use iot_agent_test_support::rig::{Ended, Rig, SOON};
+
+const AGENT: &str = env!("CARGO_BIN_EXE_iot-agent");
+
+/// Said once when it begins, and once when it ends.
+const TROUBLE: &str = "the spool takes no samples, they stay in memory";
+const WELL: &str = "the spool takes samples again";
+
+/// An agent whose spool lies on `disk`.
+fn rig_on(disk: &Mounted) -> Rig {
+    let home = tempfile::tempdir_in(disk.path()).unwrap();
+    Rig::at(AGENT, Default::default(), home)
+}
+
+fn launch(rig: &Rig, relay: &Relay) -> Launch {
+    rig.launch().set("sink.firehose.endpoint_url", relay.url())
+}
+
+/// Waits until samples arrive that were taken from now on.
+#[track_caller]
+fn assert_delivers(rig: &Rig, agent: &mut Agent) {
+    let arrived = || rig.stand_in.stats().stored.samples;
+    let enough = arrived() + 30;
+    agent.wait_for("deliveries", SOON, |_| arrived() > enough);
+}
+
+#[track_caller]
+fn assert_said_once(agent: &Agent) {
+    let log = agent.stderr();
+    let times = [TROUBLE, WELL].map(|words| log.matches(words).count());
+    assert_eq!(times, [1, 1], "{log}");
+}
+
+#[track_caller]
+fn assert_nothing_missing(rig: &Rig, ended: Ended) {
+    rig.drain(|| rig.launch());
+    let stored = rig.stand_in.stored();
+    println!("{ended:?}; {:?}", stored.totals());
+    iot_agent_test_support::rig::assert_complete(&stored, ended, 1);
+}
+
+/// Of every run what arrived is all up to some seq, whatever a kill took.
+#[track_caller]
+fn assert_unbroken(rig: &Rig) {
+    let stored = rig.stand_in.stored();
+    for (device, run) in stored.runs() {
+        let end = (0..).take_while(|seq| stored.times(device, *run, *seq) > 0).count() as u64;
+        let stray = (end..end + 10_000).filter(|seq| stored.times(device, *run, *seq) > 0);
+        assert_eq!(stray.count(), 0, "{device}, run {run}: {end} is missing");
+    }
+}
