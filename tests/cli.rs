@@ -259,11 +259,21 @@ fn what_waits_can_be_listed_and_exported() {
     let out = home.path("out.ndjson");
     let export = home.ended(&format!("spool export --out {}", out.display()));
     assert_eq!(export.code, Some(0), "{}", export.stderr);
-    let records = lines(&fs::read_to_string(&out).unwrap());
+    let mut records = lines(&fs::read_to_string(&out).unwrap());
+    let end = records.pop().unwrap();
+    assert_eq!(
+        (&end["marker"]["kind"], &end["marker"]["run"]),
+        (&json!("run_end"), &waiting["run"])
+    );
+    assert_eq!(
+        (&end["marker"]["reason"], &end["marker"]["last_seq"]),
+        (&json!("clean"), &json!(samples - 1))
+    );
+    assert_eq!(listing["declarations"][0]["kind"], "run_end");
     let seqs: Vec<u64> = records.iter().map(|record| record["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs, (0..samples).collect::<Vec<_>>());
     assert!(records.iter().all(|record| record["run"] == waiting["run"]));
-    assert_eq!(home.ended("spool export").stdout.lines().count() as u64, samples);
+    assert_eq!(home.ended("spool export").stdout.lines().count() as u64, samples + 1);
     assert!(!home.path("out.ndjson.partial").exists());
 }
 

@@ -107,7 +107,7 @@ fn printed(mut agent: Agent) -> Vec<Value> {
     agent.wait_for("more records", SOON, |agent| agent.stdout().lines().count() > lines);
     assert_eq!(agent.terminate(SOON).code(), Some(0), "{}", agent.stderr());
     assert_eq!(agent.stderr().matches(NOT_SET).count(), 1, "{}", agent.stderr());
-    records::parse(&agent.stdout())
+    records::samples(&agent.stdout())
 }
 
 /// All samples are there, and dated between `start_ms` and now.
@@ -177,7 +177,7 @@ fn a_service_that_tells_the_time_gets_the_samples_under_its_hour() {
     let mut agent = launch.start();
     agent.wait_for("samples", SOON, |_| stand_in.stored().distinct() >= 20);
     assert_eq!(agent.terminate(SOON).code(), Some(0), "{}", agent.stderr());
-    for line in stand_in.stored().lines() {
+    for line in stand_in.stored().samples() {
         let sent = text(&line, "timestamp_sent");
         assert!(sent == begun || sent == hour(), "{line}");
         // Nobody on the host knew the time.

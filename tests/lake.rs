@@ -55,11 +55,11 @@ fn ended(launch: Launch) -> String {
     agent.stdout()
 }
 
-/// What waits in the spool, after `agent` has left it.
+/// The samples that wait in the spool, after `agent` has left it.
 #[track_caller]
 fn exported(home: &Path) -> Vec<Value> {
     let export = Launch::new(AGENT, home).args(["spool", "export"]);
-    records::parse(&ended(export))
+    records::samples(&ended(export))
 }
 
 /// How many samples wait in the spool of an agent that is stopped.
@@ -186,7 +186,7 @@ fn a_seed_gives_the_same_on_paper_and_in_the_lake() {
     let wanted = 3 * 360;
     let mut agent = simulation(paper.path()).set("sink.kind", "stdout").start();
     agent.wait_for("an hour", SOON, |agent| agent.stdout().lines().count() >= wanted);
-    let printed = by_moment(records::parse(&stop(agent).stdout()), 10_000);
+    let printed = by_moment(records::samples(&stop(agent).stdout()), 10_000);
 
     let lake = home.path().join("lake");
     let mut agent = simulation(home.path()).start();

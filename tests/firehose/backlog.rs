@@ -99,8 +99,10 @@ fn note(rig: &Rig, old: u64) -> Arc<Mutex<Vec<Arrival>>> {
     let (noted, of_old) = (arrivals.clone(), format!("\"run\":{old},"));
     rig.stand_in.set_faults(Faults::with(move |call| {
         let records = call.records.iter().map(|record| std::str::from_utf8(record).unwrap());
-        let lines = records.flat_map(str::lines).map(|line| Arrival::new(line, &of_old));
-        noted.lock().unwrap().extend(lines);
+        let lines = records.flat_map(str::lines);
+        let samples = lines.filter(|line| !line.contains("\"marker\":"));
+        let arrivals = samples.map(|line| Arrival::new(line, &of_old));
+        noted.lock().unwrap().extend(arrivals);
         Fault::None
     }));
     arrivals

@@ -35,7 +35,11 @@ fn every_sample_arrives_once_and_is_what_the_contract_says() {
     assert!(stats.last_user_agent.contains("iot-agent/"), "{}", stats.last_user_agent);
 
     let hour = |at: DateTime<Utc>| at.format("%Y-%m-%d %H").to_string();
-    for line in stored.lines() {
+    let [said] = stored.markers() else { panic!("{:?}", stored.markers()) };
+    let said = &said["marker"];
+    assert_eq!((&said["kind"], &said["reason"]), (&"run_end".into(), &"clean".into()));
+    assert_eq!(said["last_seq"], ended.samples - 1);
+    for line in stored.samples() {
         assert_eq!(text(&line, "id_device"), DEVICE);
         assert_eq!((&line["simulated"], &line["run"]), (&false.into(), &ended.run.into()));
         assert!([hour(begin), hour(end)].contains(&text(&line, "timestamp_sent").to_owned()));

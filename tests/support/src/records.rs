@@ -16,6 +16,14 @@ pub fn parse(ndjson: &str) -> Vec<Value> {
     whole.lines().map(record).collect()
 }
 
+/// The same without markers.
+#[track_caller]
+pub fn samples(ndjson: &str) -> Vec<Value> {
+    let mut records = parse(ndjson);
+    records.retain(|record| record["marker"].is_null());
+    records
+}
+
 /// When it was sampled, in milliseconds since the Unix epoch.
 #[track_caller]
 pub fn timestamp_ms(record: &Value) -> i64 {

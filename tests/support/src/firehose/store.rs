@@ -132,6 +132,11 @@ impl Stored {
         let lines = self.records.iter().flat_map(|record| record.split(|byte| *byte == b'\n'));
         lines.filter_map(|line| serde_json::from_slice(line).ok())
     }
+
+    /// The same without markers.
+    pub fn samples(&self) -> impl Iterator<Item = Value> {
+        self.lines().filter(|line| line["marker"].is_null())
+    }
 }
 
 #[cfg(test)]
