@@ -110,8 +110,11 @@ fn read_group(
 
 /// Whether a date of RFC 3339 lies after an hour written with a space.
 fn is_after(date: &[u8], hour: &[u8]) -> bool {
-    let parts = |text: &'_ [u8]| Some((text.get(..10)?.to_owned(), text.get(11..13)?.to_owned()));
-    parts(date) > parts(hour)
+    day_and_hour(date) > day_and_hour(hour)
+}
+
+fn day_and_hour(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    Some((text.get(..10)?, text.get(11..13)?))
 }
 
 fn broken(why: &str) -> ParquetError {
