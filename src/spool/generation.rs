@@ -107,6 +107,11 @@ impl Generations {
             }
             (None, ended) => {
                 drop(ended);
+                if self.firsts.last() == Some(&next) {
+                    // A crash left it empty.
+                    let deleted = self.delete(next);
+                    deleted.map_err(|e| StoreError::io(&self.path(next), e))?;
+                }
                 let store = self.opener.open(&self.path(next))?;
                 self.firsts.push(next);
                 self.ended = false;
