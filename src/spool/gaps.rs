@@ -255,7 +255,7 @@ mod tests {
         let mut declarations = Declarations::default();
         let [first, second] = [gap("a", 0, 9), gap("a", 10, 19)].map(Marker::Gap);
         declarations.learn(&gap("a", 0, 9));
-        assert_eq!(declarations.hand(), [first.clone()]);
+        assert_eq!(declarations.hand(), std::slice::from_ref(&first));
         declarations.declare(&gap("a", 10, 19));
         assert_eq!(declarations.hand(), [first.clone(), second.clone()]);
         declarations.delivered(first.clone());

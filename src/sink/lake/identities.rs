@@ -2,6 +2,7 @@
 //! marker says. Nothing else of the file is read.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,6 +39,12 @@ pub enum Said {
 /// The rows of a file; the error says why it has none that count. With an
 /// `hour`, UTC `yyyy-MM-dd HH`, each says whether it is dated after it.
 pub fn read(path: &Path, hour: Option<&str>) -> Result<Vec<Identity>, ParquetError> {
+    // On one damaged file in some thousand the parquet crate asserts.
+    let read = catch_unwind(AssertUnwindSafe(|| read_rows(path, hour)));
+    read.unwrap_or_else(|_| Err(broken("it is damaged")))
+}
+
+fn read_rows(path: &Path, hour: Option<&str>) -> Result<Vec<Identity>, ParquetError> {
     let file = SerializedFileReader::new(File::open(path)?)?;
     let mut rows = Vec::new();
     for group in 0..file.num_row_groups() {
@@ -110,8 +117,11 @@ fn read_group(
 
 /// Whether a date of RFC 3339 lies after an hour written with a space.
 fn is_after(date: &[u8], hour: &[u8]) -> bool {
-    let parts = |text: &'_ [u8]| Some((text.get(..10)?.to_owned(), text.get(11..13)?.to_owned()));
-    parts(date) > parts(hour)
+    day_and_hour(date) > day_and_hour(hour)
+}
+
+fn day_and_hour(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    Some((text.get(..10)?, text.get(11..13)?))
 }
 
 fn broken(why: &str) -> ParquetError {

@@ -4,6 +4,7 @@ mod columns;
 mod faults;
 mod layout;
 mod replay;
+mod verify;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
