@@ -192,3 +192,29 @@ proptest! {
         prop_assert_eq!(delivered.len() as u64 + buried, pushed);
     }
 }
+
+#[test]
+fn a_marker_that_is_refused_is_set_aside_and_not_told_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = spool(folder.path());
+    opened(&mut spool);
+    spool.push(sample(0, 10), false, 0);
+    spool.all_have(0);
+    spool.seal();
+    let mut drain = Drain::new(&SETTINGS, "test".into(), LIMITS);
+    drain.begin(&mut spool);
+    let batch = drain.next(&mut spool, &handover(0), true).unwrap();
+    drain.settle(verdict(&batch, Act::Take, &[], false), &mut spool, 0, 0.5);
+    assert!(spool.end_run());
+    drain.begin(&mut spool);
+    let batch = drain.next(&mut spool, &handover(0), true).unwrap();
+    let line = String::from_utf8_lossy(batch.parcels[0].ndjson()).into_owned();
+    assert!(line.contains("\"kind\":\"run_end\""), "{line}");
+    drain.settle(Verdict::Refused(trouble(TroubleKind::Data)), &mut spool, 0, 0.5);
+    assert_eq!((drain.stats().buried, spool.declarations()), (1, Vec::new()));
+    let now = Moment { wall_ms: 0, boot_ms: 0, synced: true };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(spool.close(&now)).unwrap();
+    let letters = std::fs::read_to_string(folder.path().join("spool/dead-letters.ndjson")).unwrap();
+    assert!(letters.contains("run_end"), "{letters}");
+}

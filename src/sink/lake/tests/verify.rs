@@ -30,7 +30,7 @@ fn each_seq_is_counted_once_however_often_it_is_spoken_of() {
     let file = fs::read_dir(&twice).unwrap().next().unwrap().unwrap().path();
     fs::copy(file, twice.join("twice.parquet")).unwrap();
 
-    let tally = |id_device: &str, run, last_seq, reason: Option<_>, present| Tally {
+    let tally = |id_device: &str, run, last_seq, reason: Option<&'static str>, present| Tally {
         id_device: id_device.to_owned(),
         run,
         open: reason.is_none(),
