@@ -26,6 +26,9 @@ impl Keeper {
     /// read counts as not delivered.
     pub(super) fn is_foreign(&mut self) -> bool {
         let spans = self.generations.spans();
+        if self.ledger.book().next_chunk == 0 {
+            return false;
+        }
         let newest = spans.last().copied();
         let (kin, strangers) = self.survey(newest.as_slice());
         // Where others are kin, it is the newest database that is foreign.
@@ -45,11 +48,12 @@ impl Keeper {
         let book = self.ledger.book();
         let (mut kin, mut strangers) = (false, false);
         self.index(spans, |header| {
-            let known = header.number < book.next_chunk;
+            // What it does not know yet is of its last run.
+            let new = header.number >= book.next_chunk;
             let done = !self.outstanding.contains(header.number);
             let is_kin = header.run.is_kin(Run(book.run));
             kin |= is_kin;
-            strangers |= known && !is_kin && (done || !self.fits(header));
+            strangers |= !is_kin && (new || done || !self.fits(header));
             false
         });
         (kin, strangers)
@@ -168,6 +172,8 @@ impl Keeper {
         if found.len() as u64 != held.count() {
             return Ok(());
         }
+        // The ledger must not promise what does not move.
+        self.commit_ledger()?;
         let mut store = self.generations.rebuild()?;
         found.iter().try_for_each(|(number, frame)| store.put(*number, frame))?;
         store.flush()?;
