@@ -122,7 +122,8 @@ fn help_and_version_are_on_stdout() {
     for words in ["Examples:", "Exit codes:", "--simulate", "check", "spool"] {
         assert!(help.stdout.contains(words), "no {words} in {}", help.stdout);
     }
-    for command in ["run", "check", "sample", "spool", "spool ls", "spool export"] {
+    for command in ["run", "check", "sample", "spool", "spool ls", "spool export", "spool salvage"]
+    {
         assert_eq!(home.ended(&format!("{command} --help")).code, Some(0), "{command}");
     }
     let version = concat!("iot-agent ", env!("CARGO_PKG_VERSION"), "\n");

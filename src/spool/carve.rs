@@ -272,3 +272,86 @@ impl Store for Index {
         Err(self.read_only())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{BootId, Moment};
+    use crate::record::Run;
+    use crate::spool::chunk::{Chunk, Entry};
+
+    fn frame(number: u64, body_bytes: usize, revision: u8) -> Vec<u8> {
+        let letters = std::iter::repeat_with(|| char::from(rand::random_range(b'a'..=b'z')));
+        let body = letters.take(body_bytes).collect::<String>().into();
+        let at = Moment { wall_ms: 1, boot_ms: 1, synced: true };
+        Chunk {
+            number,
+            device: "a".into(),
+            run: Run(1),
+            boot: BootId([0; 16]),
+            simulated: false,
+            foreign: false,
+            stride_log2: 0,
+            revision,
+            first_seq: number,
+            last_seq: number,
+            entries: vec![Entry { seq: number, at, body }],
+        }
+        .encode()
+    }
+
+    #[test]
+    fn every_frame_is_found_wherever_it_lies_and_what_is_left_of_others() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+        for number in 0..200 {
+            // Noise in which every other word begins as a frame does.
+            for _ in 0..rand::random_range(0..500) {
+                bytes.extend(if rand::random() { MAGIC } else { rand::random() });
+            }
+            let mut frame = frame(number, rand::random_range(1..6000), 0);
+            let whole = number % 5 != 0;
+            if !whole {
+                // The payload is damaged, not the head.
+                *frame.last_mut().unwrap() ^= 1;
+            }
+            expected.push((bytes.len() as u64, number, whole));
+            bytes.extend(frame);
+        }
+        bytes.extend(&frame(200, 3000, 0)[..200]);
+        expected.push((bytes.len() as u64 - 200, 200, false));
+        fs::write(&file, &bytes).unwrap();
+        let mut found = Vec::new();
+        carve(file.path(), true, |offset, find| {
+            found.push(match find {
+                Find::Whole(header, _) => (offset, header.number, true),
+                Find::Head(header) => (offset, header.number, false),
+            });
+        })
+        .unwrap();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_highest_revision_wins_and_a_head_counts_where_there_is_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let broken = [frame(1, 50, 0), frame(2, 50, 0)].map(|mut frame| {
+            *frame.last_mut().unwrap() ^= 1;
+            frame
+        });
+        let files = [frame(0, 50, 1), frame(0, 50, 3), frame(0, 50, 2), frame(1, 50, 0)];
+        for (n, bytes) in files.iter().chain(&broken).enumerate() {
+            fs::write(folder.path().join(n.to_string()), bytes).unwrap();
+        }
+        let mut index = Index::of(folder.path(), true).unwrap();
+        assert_eq!(
+            index.scan(0, u64::MAX, usize::MAX).unwrap(),
+            [(0, files[1].clone()), (1, files[3].clone())]
+        );
+        assert_eq!(index.scan(0, 9, 1).unwrap().len(), 1);
+        assert_eq!(index.scan(2, 1, 9).unwrap(), []);
+        assert_eq!(index.last().unwrap(), Some(1));
+        assert_eq!(index.heads().map(|(number, _)| number).collect::<Vec<_>>(), [2]);
+        assert!(index.put(3, &files[0]).is_err() && index.flush().is_err());
+    }
+}

@@ -150,3 +150,69 @@ fn gap(device: &str, run: Run, simulated: bool, first_seq: u64, last_seq: u64) -
     let (device, reason) = (device.to_owned(), GapReason::Damaged);
     Gap { device, run, first_seq, last_seq, kept: 0, reason, simulated }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chunk n of a device holds seqs 10 n to 10 n + 9.
+    fn known(chunks: &[(&str, u64)]) -> Known {
+        let mut known = Known::default();
+        for (device, number) in chunks {
+            let pieces = known.0.entry(((*device).into(), Run(1))).or_default();
+            pieces.insert(number * 10, number * 10 + 9, *number);
+        }
+        known
+    }
+
+    fn missing(chunks: &[u64]) -> Ranges {
+        let mut missing = Ranges::default();
+        chunks.iter().for_each(|&number| missing.insert(number));
+        missing
+    }
+
+    fn told(inferred: &Inferred) -> Vec<(&str, u64, u64)> {
+        inferred.gaps.iter().map(|gap| (&*gap.device, gap.first_seq, gap.last_seq)).collect()
+    }
+
+    #[test]
+    fn neighbours_say_what_was_between_them_and_no_more() {
+        let none = Stretches::default();
+        let alone = known(&[("a", 5), ("a", 2), ("a", 3), ("a", 9)]);
+        let inferred = alone.infer(&missing(&[4, 6, 10]), &none);
+        assert_eq!(told(&inferred), [("a", 40, 49), ("a", 60, 89)]);
+        assert_eq!(inferred.chunks, missing(&[4, 6]), "of 10 nothing is known");
+        // What is not on disk was delivered from memory.
+        assert_eq!(told(&alone.infer(&missing(&[4]), &none)), [("a", 40, 49)]);
+        // 4 may have been the last of a run of b.
+        let both = known(&[("a", 3), ("a", 5), ("b", 1)]);
+        let inferred = both.infer(&missing(&[4]), &none);
+        assert_eq!(
+            (told(&inferred), inferred.chunks.clone()),
+            (vec![("a", 40, 49)], Ranges::default())
+        );
+    }
+
+    #[test]
+    fn the_ledgers_stretches_say_it_without_neighbours() {
+        let mut stretches = Stretches::default();
+        for number in 2..8 {
+            let chunk = Stretch {
+                device: "a".into(),
+                run: 1,
+                simulated: false,
+                chunks: (number, number),
+                seqs: (number * 10, number * 10 + 9),
+            };
+            stretches.note(0, chunk);
+        }
+        for (there, lost, gaps) in [
+            (vec![], vec![2, 3, 4, 5, 6, 7], vec![("a", 20, 79)]),
+            (vec![("a", 4), ("b", 1)], vec![2, 3, 7], vec![("a", 20, 39), ("a", 50, 79)]),
+            (vec![("a", 2), ("a", 3)], vec![7], vec![("a", 40, 79)]),
+        ] {
+            let inferred = known(&there).infer(&missing(&lost), &stretches);
+            assert_eq!((told(&inferred), inferred.chunks.clone()), (gaps, missing(&lost)));
+        }
+    }
+}

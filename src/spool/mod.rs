@@ -3,7 +3,8 @@
 //! Samples gather in RAM ([`ram`]). When the oldest that is not delivered has
 //! waited for `max_loss`, all that is not yet durable goes to disk in one
 //! commit, as [`chunk`] frames in the newest of a row of small databases
-//! ([`generation`]). The drain takes chunks by [`lease`](Spool::lease), the
+//! ([`generation`]). Those of earlier starts are only read, from their raw files
+//! ([`carve`]). The drain takes chunks by [`lease`](Spool::lease), the
 //! freshest from RAM, the backlog from disk; what it acknowledges before
 //! `max_loss` never touches the disk at all.
 //!
@@ -14,7 +15,7 @@
 //! does not grow with the backlog. A disk that takes nothing, or hangs, leaves
 //! the half in RAM working: it samples on, delivers, and declares what its
 //! bounded ring must drop. What the disk has lost is counted and said, and
-//! declared where it is known.
+//! declared as far as what is left says what it was ([`known`]).
 //!
 //! One thread owns the disk ([`thread`], [`keeper`]); this half never blocks.
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::ledger::Ranges;
-use crate::spool::chunk::{Chunk, FrameError, Stamp};
+use crate::spool::chunk::{Chunk, FrameError, Header, Stamp};
 use crate::spool::generation::Span;
 use crate::spool::keeper::{Keeper, given_up};
 use crate::spool::store::StoreError;
@@ -162,9 +162,7 @@ impl Keeper {
             }
             Err(_) => return false,
         };
-        let stretches = &self.ledger.book().stretches;
-        let seqs = (chunk.first_seq, chunk.last_seq);
-        if !stretches.fits((number, &chunk.device, chunk.run.0), seqs) {
+        if !Header::head(&frame).is_ok_and(|header| self.fits(&header)) {
             return false;
         }
         if let Some(stamp) = chunk.stamp() {

@@ -130,7 +130,7 @@ impl Keeper {
             from = last.saturating_add(1);
             for (number, frame) in &found {
                 let Ok(header) = Header::head(frame) else { continue };
-                if self.outstanding.contains(*number) {
+                if self.outstanding.contains(*number) && self.fits(&header) {
                     let gap = self.declare(&header, GapReason::Evicted);
                     self.report.evicted.push((*number, gap));
                     declared.insert(*number);

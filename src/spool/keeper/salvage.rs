@@ -21,19 +21,18 @@ use crate::spool::store::StoreError;
 const JOIN_BYTES: usize = 512 * 1024;
 
 impl Keeper {
-    /// Whether the ledger is another spool's, by the runs in the newest
-    /// generation: then it knows nothing of what is here, and whatever can be
+    /// Whether the ledger is another spool's, by the runs of the chunks that it
+    /// must know: then it knows nothing of what is here, and whatever can be
     /// read counts as not delivered.
     pub(super) fn is_foreign(&mut self) -> bool {
-        let Some(newest) = self.generations.spans().pop() else { return false };
-        let book = self.ledger.book();
-        let (ours, next) = (Run(book.run), book.next_chunk);
-        let mut foreign = false;
-        self.index(&[newest], |header| {
-            let done = header.number < next && !self.outstanding.contains(header.number);
-            foreign |= done && !header.run.is_kin(ours);
-            false
-        });
+        let spans = self.generations.spans();
+        if self.ledger.book().next_chunk == 0 {
+            return false;
+        }
+        let newest = spans.last().copied();
+        let (kin, strangers) = self.survey(newest.as_slice());
+        // Where others are kin, it is the newest database that is foreign.
+        let foreign = strangers && !kin && !self.survey(&spans).0;
         if foreign {
             tracing::error!(
                 "the ledger is not of this spool: whatever the spool holds counts as not delivered"
@@ -41,6 +40,23 @@ impl Keeper {
             self.ledger.book_mut().stretches = Stretches::default();
         }
         foreign
+    }
+
+    /// Whether `spans` have chunks of this state's runs, and others that cannot
+    /// be ours if the ledger is.
+    fn survey(&self, spans: &[Span]) -> (bool, bool) {
+        let book = self.ledger.book();
+        let (mut kin, mut strangers) = (false, false);
+        self.index(spans, |header| {
+            // What it does not know yet is of its last run.
+            let new = header.number >= book.next_chunk;
+            let done = !self.outstanding.contains(header.number);
+            let is_kin = header.run.is_kin(Run(book.run));
+            kin |= is_kin;
+            strangers |= !is_kin && (new || done || !self.fits(header));
+            false
+        });
+        (kin, strangers)
     }
 
     /// The frames in the raw files of `spans` that `ours` accepts.
@@ -64,11 +80,13 @@ impl Keeper {
         let at = at.unwrap_or(spans.len());
         spans.truncate(at + 2);
         let about = spans.get(at.saturating_sub(1)..).unwrap_or_default();
-        let stretches = &self.ledger.book().stretches;
-        self.index(about, |header| {
-            let chunk = (header.number, header.device, header.run.0);
-            wanted(header.number) && stretches.fits(chunk, (header.first_seq, header.last_seq))
-        })
+        self.index(about, |header| wanted(header.number) && self.fits(header))
+    }
+
+    /// Whether a frame can be of this spool, as far as the ledger knows.
+    pub(super) fn fits(&self, header: &Header<'_>) -> bool {
+        let chunk = (header.number, header.device, header.run.0);
+        self.ledger.book().stretches.fits(chunk, (header.first_seq, header.last_seq))
     }
 
     /// Frames of `lost` chunks of `span` that lie elsewhere: a folder that
@@ -154,6 +172,8 @@ impl Keeper {
         if found.len() as u64 != held.count() {
             return Ok(());
         }
+        // The ledger must not promise what does not move.
+        self.commit_ledger()?;
         let mut store = self.generations.rebuild()?;
         found.iter().try_for_each(|(number, frame)| store.put(*number, frame))?;
         store.flush()?;

@@ -191,40 +191,57 @@ fn damage(kind: &str, spool: &Path, base: &Base, foreign: &Base, random: &mut St
                 None => "nothing is that old".into(),
             }
         }
+        "ledger" => damage_ledger(spool, base, foreign, random),
+        _ => damage_folder(kind, spool, &folder, foreign, random),
+    }
+}
+
+/// The same with the ledger.
+fn damage_ledger(spool: &Path, base: &Base, foreign: &Base, random: &mut StdRng) -> String {
+    let ledger = spool.join("ledger");
+    match random.random_range(0..6) {
+        0 => {
+            fs::remove_file(ledger).unwrap();
+            "ledger lost".into()
+        }
+        1 => {
+            fs::copy(base.path("older").join("ledger"), ledger).unwrap();
+            "ledger as it was before".into()
+        }
+        2 => {
+            fs::copy(foreign.path("spool").join("ledger"), ledger).unwrap();
+            "ledger of another spool".into()
+        }
+        3 => {
+            let to = random.random_range(0..5_000_000);
+            fs::OpenOptions::new().write(true).open(ledger).unwrap().set_len(to).unwrap();
+            format!("ledger cut to {to}")
+        }
+        slots => {
+            let mut bytes = fs::read(&ledger).unwrap();
+            for slot in [0, 4 << 20].into_iter().take(if slots == 4 { 1 } else { 2 }) {
+                bytes[slot + random.random_range(0..300)] ^= 4;
+            }
+            fs::write(&ledger, bytes).unwrap();
+            format!("bits of the ledger flipped ({slots})")
+        }
+    }
+}
+
+/// The same with a whole generation or what is beside it.
+fn damage_folder(
+    kind: &str,
+    spool: &Path,
+    folder: &Path,
+    foreign: &Base,
+    random: &mut StdRng,
+) -> String {
+    let folder = folder.to_owned();
+    match kind {
         "file foreign" => {
             let others = generations(&foreign.path("spool"));
             fs::copy(others.choose(random).unwrap().join("db"), folder.join("db")).unwrap();
             format!("the db of another spool in {folder:?}")
-        }
-        "ledger" => {
-            let ledger = spool.join("ledger");
-            match random.random_range(0..6) {
-                0 => {
-                    fs::remove_file(ledger).unwrap();
-                    "ledger lost".into()
-                }
-                1 => {
-                    fs::copy(base.path("older").join("ledger"), ledger).unwrap();
-                    "ledger as it was before".into()
-                }
-                2 => {
-                    fs::copy(foreign.path("spool").join("ledger"), ledger).unwrap();
-                    "ledger of another spool".into()
-                }
-                3 => {
-                    let to = random.random_range(0..5_000_000);
-                    fs::OpenOptions::new().write(true).open(ledger).unwrap().set_len(to).unwrap();
-                    format!("ledger cut to {to}")
-                }
-                slots => {
-                    let mut bytes = fs::read(&ledger).unwrap();
-                    for slot in [0, 4 << 20].into_iter().take(if slots == 4 { 1 } else { 2 }) {
-                        bytes[slot + random.random_range(0..300)] ^= 4;
-                    }
-                    fs::write(&ledger, bytes).unwrap();
-                    format!("bits of the ledger flipped ({slots})")
-                }
-            }
         }
         "generation lost" => {
             fs::remove_dir_all(&folder).unwrap();
@@ -245,7 +262,8 @@ fn damage(kind: &str, spool: &Path, base: &Base, foreign: &Base, random: &mut St
             }
         }
         "swapped" => {
-            let (one, other) = (folder.join("db"), folders.choose(random).unwrap().join("db"));
+            let (one, other) =
+                (folder.join("db"), generations(spool).choose(random).unwrap().join("db"));
             let aside = spool.join("x");
             fs::rename(&one, &aside).unwrap();
             if one != other {
