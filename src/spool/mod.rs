@@ -21,6 +21,8 @@
 pub mod chunk;
 mod claim;
 mod dead;
+#[cfg(test)]
+pub mod driven;
 mod gaps;
 mod gather;
 mod generation;
