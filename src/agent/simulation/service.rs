@@ -36,6 +36,7 @@ impl Sink for Service {
 
     fn deliver(&self, batch: Arc<Batch>) -> Delivering {
         let ill = with(|world| {
+            world.abandoned();
             world.check_hour(&batch.timestamp_sent, world.now_ms() < self.patient_until);
             Phase::at(&world.plan.ills, world.now_ms()).map(|phase| phase.kind)
         });
@@ -45,8 +46,9 @@ impl Sink for Service {
             None => world.serve(ill, &read(&batch, &limits)),
         });
         trace(|| format!("{}: {ill:?}, {} after {wait_ms} ms", describe(&batch), brief(&verdict)));
+        let answer = sleep(Duration::from_millis(wait_ms));
         Box::pin(async move {
-            sleep(Duration::from_millis(wait_ms)).await;
+            answer.await;
             with(|world| {
                 world.answered();
                 if !matches!(ill, Some(Ill::Down(_) | Ill::Lost)) {

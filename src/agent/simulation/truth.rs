@@ -129,6 +129,13 @@ impl World {
         }
     }
 
+    /// An answer that has not come by now comes no more.
+    pub fn abandoned(&mut self) {
+        for key in std::mem::take(&mut self.truth.unanswered) {
+            self.truth.samples.get_mut(&key).unwrap().may_repeat = true;
+        }
+    }
+
     pub fn answered(&mut self) {
         self.truth.unanswered.clear();
     }
@@ -186,12 +193,8 @@ impl World {
         self.figures.add("samples evicted", stats.holding.evicted_samples);
         self.figures.add("samples dropped in memory", stats.ring_dropped);
         self.figures.add("chunks lost by the disk", stats.holding.lost_chunks);
-        let unanswered = std::mem::take(&mut self.truth.unanswered);
-        if clean {
-            for key in unanswered {
-                self.truth.samples.get_mut(&key).unwrap().may_repeat = true;
-            }
-        } else {
+        self.abandoned();
+        if !clean {
             // What was being written anew may be there twice.
             let rewriting = self.truth.stopping || quiet_ms < now_ms;
             for fate in self.truth.samples.values_mut() {
