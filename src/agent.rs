@@ -7,6 +7,8 @@ mod alarm;
 mod handover;
 mod report;
 mod sampler;
+#[cfg(test)]
+mod simulation;
 
 pub use report::Report;
 

@@ -12,6 +12,8 @@
 //! A slot: magic `iAL`, version (1 byte), length of the text (4, little-endian),
 //! edition (8), the text (JSON), CRC32C of all before it (4).
 
+#[cfg(test)]
+pub mod faults;
 mod ranges;
 mod stretches;
 
@@ -224,7 +226,11 @@ impl Ledger {
             None => for_writing(self.path.parent().unwrap_or(Path::new(".")), &self.path)?,
         };
         let file = self.file.insert(file);
+        #[cfg(test)]
+        faults::strike()?;
         file.write_all_at(bytes, (edition % 2) * SLOT_BYTES)?;
+        #[cfg(test)]
+        faults::strike()?;
         file.sync_data()
     }
 }

@@ -312,7 +312,9 @@ impl Keeper {
             let _ = self.release();
         } else if let Some(newest) = self.generations.spans().pop() {
             self.generations.end_newest();
-            if !self.outstanding.meets(newest.first, newest.last) {
+            // What was acknowledged by this commit the durable ledger may still
+            // promise.
+            if !self.outstanding.meets(newest.first, newest.last) && self.commit_ledger().is_ok() {
                 self.delete(newest);
             }
         }

@@ -23,6 +23,8 @@ mod carve;
 pub mod chunk;
 mod claim;
 mod dead;
+#[cfg(test)]
+pub mod driven;
 mod ends;
 mod gaps;
 mod gather;

@@ -6,7 +6,10 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::ledger::{self, Ranges};
+use crate::spool::chunk::{Chunk, Entry};
 use crate::spool::generation::disk_bytes;
+use crate::spool::keeper::{Commit, Keeper};
 use crate::spool::{Error, max_loss};
 
 const EIO: u64 = 5;
@@ -416,4 +419,42 @@ fn a_chunk_that_the_drain_holds_keeps_the_offset_of_its_boot_when_the_disk_evict
     let rig = Rig::open(&settings(folder.path()));
     assert_eq!(rig.spool.stats().holding.chunks, 2);
     assert_eq!(rig.spool.offset_ms(BOOT), Some(5));
+}
+
+#[test]
+fn what_the_ledger_still_promises_is_not_deleted_after_a_write_of_it_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let keeper = || {
+        let Claim { folder, bounds, ledger, .. } = Claim::new(&settings(folder.path())).unwrap();
+        let mut keeper = Keeper::new(folder, bounds, ledger, Box::new(SledOpener));
+        keeper.open(true).unwrap();
+        keeper
+    };
+    let at = at(0);
+    let frame = Chunk {
+        number: 0,
+        device: "sim-0".into(),
+        run: Run(1),
+        boot: BOOT,
+        simulated: true,
+        foreign: false,
+        stride_log2: 0,
+        revision: 0,
+        first_seq: 0,
+        last_seq: 0,
+        entries: vec![Entry { seq: 0, at, body: "\"simulated\":true".into() }],
+    };
+    let frames = vec![frame.encode().into()];
+    let mut first = keeper();
+    let number = first.commit(Commit { frames, ..Commit::default() }).unwrap();
+    let mut acked = Ranges::default();
+    acked.insert(number);
+    ledger::faults::set(|| Err(std::io::Error::from_raw_os_error(EIO as i32)));
+    let refused = first.commit(Commit { acked: (acked.clone(), 1), ..Commit::default() });
+    ledger::faults::set(|| Ok(()));
+    refused.unwrap_err();
+    drop(first);
+    let mut second = keeper();
+    assert_eq!(second.fetch(&acked, 1).found.len(), 1);
+    assert_eq!(second.report().holding.lost_chunks, 0);
 }
