@@ -95,7 +95,7 @@ fn after_a_soak_it_takes_no_more_than_at_first_and_has_lost_nothing() {
         .set("sink.firehose.endpoint_url", relay.url())
         .start();
     run_of(&mut agent);
-    let lasts = Duration::from_secs(by_tier(20, 45, 15 * 60));
+    let lasts = Duration::from_secs(by_tier(20, 24, 15 * 60));
     suffer(&rig, &relay, &mut random, lasts / 4);
     let early = at_rest(&rig, &mut agent);
     suffer(&rig, &relay, &mut random, lasts * 3 / 4);
