@@ -119,7 +119,7 @@ fn no_two_samples_share_their_identity() {
     let stand_in = FirehoseStandIn::start(Default::default());
     let mut machines = [1, 2].map(Machine::new);
     let (mut runs, mut fates) = (BTreeSet::new(), BTreeMap::new());
-    let starts = by_tier(12, 30, 400);
+    let starts = by_tier(12, 24, 400);
     for start in 0..starts {
         let [one, other] = {
             let which = random.random_range(0..2);

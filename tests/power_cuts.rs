@@ -314,7 +314,7 @@ fn after_a_power_cut_it_starts_and_misses_nothing_that_was_durable() {
         recorded.stored.totals()
     );
     let disk = Disk::new(&recorded.ops);
-    let seeds: Vec<u64> = (0..by_tier(10, 60, 400)).map(|_| random.random()).collect();
+    let seeds: Vec<u64> = (0..by_tier(10, 40, 400)).map(|_| random.random()).collect();
     let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..ABREAST {

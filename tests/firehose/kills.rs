@@ -126,7 +126,7 @@ fn a_kill_in_a_start_a_drain_a_switch_of_generations_or_a_stop_is_like_any_other
     let mut random = rng();
     let (mut killed, mut kills, mut switches) = (Vec::new(), 0, 0);
     let mut newest = None;
-    for round in 0..by_tier(4, 20, 100) {
+    for round in 0..by_tier(5, 15, 100) {
         let moment = round % 5;
         match moment {
             // A backlog begins, and goes on through several switches.
