@@ -30,7 +30,7 @@ impl Wake for VirtualAlarm {
 
 enum Work {
     Open,
-    Follow(Command),
+    Follow(Box<Command>),
 }
 
 /// The spool's owner, who works at the disk's pace.
@@ -99,7 +99,7 @@ impl Driver {
         if self.work.is_none() {
             let due = self.retry.as_mut().is_some_and(|retry| retry.as_mut().poll(cx).is_ready());
             let work = match owner.inbox.try_recv() {
-                Ok(command) => Work::Follow(command),
+                Ok(command) => Work::Follow(Box::new(command)),
                 Err(_) if due => Work::Open,
                 Err(_) => return Ok(false),
             };
@@ -119,7 +119,7 @@ impl Driver {
             }
             Work::Follow(command) => {
                 let what = brief(&command);
-                let goes_on = powered(|| owner.follow(command))?;
+                let goes_on = powered(|| owner.follow(*command))?;
                 trace(|| format!("disk: {what}"));
                 if !goes_on {
                     self.owner = None;

@@ -124,7 +124,6 @@ const KINDS: [&str; 13] = [
 ];
 
 /// Damages `spool`; says how.
-#[expect(clippy::too_many_lines, reason = "a list of kinds, each a few lines")]
 fn damage(kind: &str, spool: &Path, base: &Base, foreign: &Base, random: &mut StdRng) -> String {
     let folders = generations(spool);
     let folder = folders.choose(random).unwrap().clone();
