@@ -153,6 +153,8 @@ impl Keeper {
             }
         }
         self.generations.set_patience(true);
+        // Nobody has asked for any yet.
+        self.report.gone = <(Ranges, u64)>::default();
         self.measure();
         Ok(())
     }
