@@ -1,7 +1,7 @@
 //! Looking into a spool that no agent holds, or into what is left of one.
 //!
 //! Nothing in the spool changes. sled writes whenever it opens a database, so
-//! its frames are [carved](carve) out of the raw files, which also works where
+//! its frames are [carved](crate::spool::carve) out of the raw files, which also works where
 //! they are damaged.
 
 use std::collections::{BTreeMap, VecDeque};

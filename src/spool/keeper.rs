@@ -171,6 +171,8 @@ impl Keeper {
             // the drain may hold what is not outstanding, and hand it back.
             self.ledger.book_mut().keep_boots(1);
         }
+        // Nobody has asked for any yet.
+        self.report.gone = <(Ranges, u64)>::default();
         self.measure();
         Ok(())
     }

@@ -37,6 +37,10 @@ impl Keeper {
             tracing::error!(
                 "the ledger is not of this spool: whatever the spool holds counts as not delivered"
             );
+            // It may be the other way round, all databases being foreign: then
+            // what the ledger promises is lost.
+            let promised = self.outstanding.clone();
+            self.give_up(None, &promised);
             self.ledger.book_mut().stretches = Stretches::default();
         }
         foreign
