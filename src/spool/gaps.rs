@@ -130,11 +130,17 @@ pub struct News {
     /// This run has ended.
     pub ended: Option<RunEnd>,
     pub delivered: Vec<Marker>,
+    /// Gaps that are none, for memory has their chunks: they are to be durable
+    /// before these are forgotten.
+    pub retracted: Vec<Gap>,
 }
 
 impl News {
     pub fn is_empty(&self) -> bool {
-        self.declare.is_empty() && self.ended.is_none() && self.delivered.is_empty()
+        self.declare.is_empty()
+            && self.ended.is_none()
+            && self.delivered.is_empty()
+            && self.retracted.is_empty()
     }
 }
 
@@ -175,7 +181,7 @@ impl Declarations {
 
     /// `gap`, which the ledger knows, is none after all.
     pub fn retract(&mut self, gap: Gap) {
-        self.news.delivered.push(Marker::Gap(gap));
+        self.news.retracted.push(gap);
     }
 
     /// What to deliver now: gaps first, for the end of a run relies on them.

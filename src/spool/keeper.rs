@@ -100,6 +100,9 @@ pub struct Keeper {
     next: u64,
     gaps: Gaps,
     ends: Ends,
+    /// Gaps that go with the next frames that become durable, the oldest in
+    /// memory among them: theirs.
+    retracted: Vec<Gap>,
     /// The ledger's book does not have them as they are.
     gaps_changed: bool,
     run_end: Option<RunEnd>,
@@ -127,6 +130,7 @@ impl Keeper {
             next: 0,
             gaps: Gaps::default(),
             ends: Ends::default(),
+            retracted: Vec::new(),
             gaps_changed: false,
             run_end: None,
             room: Room::default(),
@@ -253,6 +257,7 @@ impl Keeper {
 
     fn learn(&mut self, news: News) {
         self.gaps_changed |= !news.is_empty();
+        self.retracted.extend(news.retracted);
         news.declare.iter().for_each(|gap| self.gaps.add(&gap));
         news.ended.into_iter().for_each(|end| self.ends.add(end));
         for marker in &news.delivered {
@@ -292,9 +297,15 @@ impl Keeper {
             frames.iter().zip(first..).for_each(|(frame, number)| self.note(number, frame));
         }
         let before = std::mem::replace(&mut self.run_end, run_end);
+        let retracted = std::mem::take(&mut self.retracted);
+        self.gaps_changed |= !retracted.is_empty();
+        retracted.iter().for_each(|gap| self.gaps.remove(gap));
         let result = self.commit_ledger();
         if result.is_err() {
             self.run_end = before;
+            retracted.iter().for_each(|gap| self.gaps.add(gap));
+            self.gaps_changed |= !retracted.is_empty();
+            self.retracted = retracted;
         }
         if result.is_err() && bytes > 0 {
             self.outstanding.remove_range(first, first + frames.len() as u64 - 1);

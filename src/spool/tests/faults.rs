@@ -129,6 +129,36 @@ fn a_failed_sync_is_not_trusted_with_the_next_frames() {
 }
 
 #[test]
+fn what_memory_saved_from_an_eviction_stays_declared_until_it_is_durable_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: 8 << 20, ..settings(folder.path()) };
+    let (mut rig, faults) = faulty(&settings);
+    rig.push_many(50, 1000);
+    rig.commit();
+    let held = rig.lease_all();
+    let commit_once = |rig: &mut Rig| {
+        rig.now = at(rig.now.boot_ms + 10_000);
+        rig.spool.tick(&rig.now);
+        while rig.spool.committing.is_some() {
+            rig.hear();
+        }
+    };
+    while rig.spool.saved_samples == 0 {
+        rig.push_many(50, 1000);
+        commit_once(&mut rig);
+    }
+    let saved: BTreeSet<u64> = held.iter().flat_map(|(seqs, _)| seqs).copied().collect();
+    faults.write.store(ENOSPC, Ordering::SeqCst);
+    commit_once(&mut rig);
+    assert!(rig.spool.stats().trouble.is_some());
+    drop(held);
+    rig.crash();
+
+    let mut rig = Rig::open(&settings);
+    assert_eq!(rig.declared().intersection(&saved).count(), saved.len());
+}
+
+#[test]
 fn a_backlog_that_cannot_be_read_now_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(&settings(folder.path()));
