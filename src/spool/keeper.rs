@@ -7,6 +7,7 @@
 //! Numbers are given to chunks here, and none twice: a frame that was written
 //! by a commit that failed is never mistaken for one that counts.
 
+mod book;
 mod fetch;
 mod room;
 mod salvage;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::ledger::{Ledger, Ranges};
-use crate::record::{Gap, GapReason, Marker, RunEnd};
+use crate::record::{Gap, GapReason, RunEnd};
 use crate::spool::chunk::{Header, renumbered};
 use crate::spool::ends::Ends;
 use crate::spool::gaps::{Gaps, News, gap_of};
@@ -255,19 +256,6 @@ impl Keeper {
         result.map(|()| first)
     }
 
-    fn learn(&mut self, news: News) {
-        self.gaps_changed |= !news.is_empty();
-        self.retracted.extend(news.retracted);
-        news.declare.iter().for_each(|gap| self.gaps.add(&gap));
-        news.ended.into_iter().for_each(|end| self.ends.add(end));
-        for marker in &news.delivered {
-            match marker {
-                Marker::Gap(gap) => self.gaps.remove(gap),
-                Marker::RunEnd(end) => self.ends.remove(end),
-            }
-        }
-    }
-
     fn write(
         &mut self,
         first: u64,
@@ -339,35 +327,6 @@ impl Keeper {
         self.tidy();
         self.measure();
         Ok(())
-    }
-
-    fn commit_ledger(&mut self) -> Result<(), StoreError> {
-        self.fill_book();
-        self.ledger.commit().map_err(|e| self.ledger_error(e))
-    }
-
-    fn fill_book(&mut self) {
-        let book = self.ledger.book_mut();
-        if self.outstanding.is_empty() {
-            self.bytes = 0;
-        }
-        book.outstanding.clone_from(&self.outstanding);
-        book.stretches.keep(&self.outstanding);
-        book.outstanding_chunks = self.outstanding.count();
-        book.outstanding_bytes = self.bytes;
-        book.next_chunk = self.next;
-        if std::mem::take(&mut self.gaps_changed) {
-            book.declarations = self.gaps.to_json();
-            book.declarations.extend(self.ends.to_json());
-        }
-        book.run_end = self.run_end.as_ref().and_then(|end| serde_json::to_value(end).ok());
-    }
-
-    fn ledger_error(&self, error: crate::ledger::Error) -> StoreError {
-        match error {
-            crate::ledger::Error::Io { path, source, .. } => StoreError::io(&path, source),
-            other => StoreError::io(&self.folder, std::io::Error::other(other.to_string())),
-        }
     }
 
     /// Deletes what is wholly acknowledged; begins a new generation when the
