@@ -82,35 +82,17 @@ impl Marker {
     /// `timestamp_sent` the partition. What it says is the same text each time:
     /// by that a lake knows one that it has.
     pub fn render(&self, timestamp_ms: i64, timestamp_sent: &str, out: &mut Vec<u8>) {
-        let (marker, simulated) = match self {
-            Self::Gap(gap) => {
-                let marker = serde_json::json!({
-                    "kind": "gap",
-                    "run": gap.run,
-                    "first_seq": gap.first_seq,
-                    "last_seq": gap.last_seq,
-                    "kept": gap.kept,
-                    "reason": gap.reason,
-                });
-                (marker, gap.simulated)
-            }
-            Self::RunEnd(end) => {
-                let marker = serde_json::json!({
-                    "kind": "run_end",
-                    "run": end.run,
-                    "last_seq": end.last_seq,
-                    "reason": end.reason,
-                });
-                (marker, end.simulated)
-            }
-        };
-        let device = self.device();
+        let mut marker = serde_json::json!(self);
+        // These have columns of their own.
+        let mut column = |name| marker.as_object_mut()?.remove(name);
+        let (device, simulated) = (column("device"), column("simulated"));
+        let (device, simulated) = (device.unwrap_or_default(), simulated.unwrap_or_default());
         let timestamp = clock::rfc3339(timestamp_ms);
         let version = env!("CARGO_PKG_VERSION");
         // Writing to a Vec cannot fail.
         let _ = writeln!(
             out,
-            "{{\"id_device\":\"{device}\",\"timestamp\":\"{timestamp}\",\
+            "{{\"id_device\":{device},\"timestamp\":\"{timestamp}\",\
              \"timestamp_sent\":\"{timestamp_sent}\",\"simulated\":{simulated},\
              \"agent_version\":\"{version}\",\"marker\":{marker}}}"
         );
