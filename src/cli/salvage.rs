@@ -1,14 +1,13 @@
 //! `spool salvage`: whatever can be read in a folder that was a spool.
 
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use indicatif::{HumanCount, MultiProgress, ProgressBar};
+use indicatif::{HumanCount, MultiProgress};
 
-use crate::cli::spool::{into, render};
+use crate::cli::spool::{into, progress, write_all};
 use crate::cli::terminal::style;
-use crate::clock::{self, Clock};
 use crate::record::{Gap, Marker};
 use crate::spool::inspect::Salvage;
 
@@ -21,48 +20,19 @@ pub fn salvage(
     terminal: Option<MultiProgress>,
 ) -> anyhow::Result<ExitCode> {
     let mut salvage = Salvage::open(dir)?;
-    // Records on the same terminal would run through the line.
-    let terminal = terminal.filter(|_| to.is_some() || !io::stdout().is_terminal());
-    let bar = terminal.map_or_else(ProgressBar::hidden, |all| {
-        all.add(ProgressBar::new(salvage.bytes()).with_style(style(CARVING)))
-    });
+    let bar = progress(terminal, to, salvage.bytes(), CARVING);
     while let Some(bytes) = salvage.carve() {
         bar.inc(bytes);
     }
     bar.reset();
     bar.set_style(style(WRITING));
     bar.set_length(salvage.left());
-    let samples = into(to, |out| write(&mut salvage, out, &bar))?;
+    let (mut markers, damaged) = salvage.declarations();
+    markers.extend(damaged.into_iter().map(Marker::Gap));
+    let samples = into(to, |out| write_all(&mut salvage, &markers, out, &bar))?;
     bar.finish_and_clear();
     say(&salvage, samples);
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes every sample, and what is missing; returns how many samples.
-fn write(salvage: &mut Salvage, out: &mut dyn Write, bar: &ProgressBar) -> io::Result<u64> {
-    let mut out = BufWriter::new(out);
-    let now_ms = Clock::new().now().wall_ms;
-    let sent = clock::partition_hour(now_ms);
-    let (mut samples, mut lines) = (0, Vec::new());
-    loop {
-        let chunks = salvage.chunks();
-        if chunks.is_empty() {
-            break;
-        }
-        for chunk in &chunks {
-            render(chunk, salvage.offset_ms(chunk), &sent, &mut lines);
-            samples += chunk.entries.len() as u64;
-            bar.inc(1);
-        }
-        out.write_all(&lines)?;
-        lines.clear();
-    }
-    let (declared, damaged) = salvage.declarations();
-    let markers = declared.into_iter().chain(damaged.into_iter().map(Marker::Gap));
-    markers.for_each(|marker| marker.render(now_ms, &sent, &mut lines));
-    out.write_all(&lines)?;
-    out.flush()?;
-    Ok(samples)
 }
 
 fn say(salvage: &Salvage, samples: u64) {

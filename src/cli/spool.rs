@@ -17,7 +17,7 @@ use crate::ledger::Ranges;
 use crate::record::{Line, Marker, Run, dated};
 use crate::spool::Settings;
 use crate::spool::chunk::Chunk;
-use crate::spool::inspect::Inspection;
+use crate::spool::inspect::{Inspection, Source};
 
 const PROGRESS: &str =
     "{bar:20} {percent}% {human_pos} of {human_len} chunks, {per_sec:0}, {eta} left";
@@ -81,19 +81,19 @@ pub fn ls(settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
 
 type ByRun = BTreeMap<(Arc<str>, Run), Waiting>;
 
-/// Hands every chunk that waits to `take`, the oldest first, with the offset
-/// (ms) of its boot if that is known.
+/// Hands every chunk of `source` to `take`, with the offset (ms) of its boot if
+/// that is known.
 fn each(
-    inspection: &mut Inspection,
+    source: &mut impl Source,
     mut take: impl FnMut(&Chunk, Option<i64>) -> io::Result<()>,
 ) -> io::Result<()> {
     loop {
-        let chunks = inspection.chunks();
+        let chunks = source.chunks();
         if chunks.is_empty() {
             return Ok(());
         }
         for chunk in &chunks {
-            take(chunk, inspection.offset_ms(chunk))?;
+            take(chunk, source.offset_ms(chunk))?;
         }
     }
 }
@@ -184,18 +184,30 @@ pub fn export(
     terminal: Option<MultiProgress>,
 ) -> anyhow::Result<ExitCode> {
     let mut inspection = Inspection::open(settings)?;
-    let total = inspection.holding().chunks;
-    // Records on the same terminal would run through the line.
-    let terminal = terminal.filter(|_| out.is_some() || !io::stdout().is_terminal());
-    let bar = terminal.map_or_else(ProgressBar::hidden, |all| {
-        all.add(ProgressBar::new(total).with_style(style(PROGRESS)))
-    });
-    let samples = into(out, |to| write_all(&mut inspection, to, &bar))?;
+    let holding = inspection.holding();
+    let bar = progress(terminal, out, holding.chunks, PROGRESS);
+    let markers = holding.declarations;
+    let samples = into(out, |to| write_all(&mut inspection, &markers, to, &bar))?;
     bar.finish_and_clear();
     if let Some(path) = out {
-        writeln!(io::stdout(), "{} records in {}", HumanCount(samples), path.display())?;
+        let records = HumanCount(samples + markers.len() as u64);
+        writeln!(io::stdout(), "{records} records in {}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A bar on the `terminal`, unless records go there.
+pub(super) fn progress(
+    terminal: Option<MultiProgress>,
+    out: Option<&Path>,
+    total: u64,
+    template: &str,
+) -> ProgressBar {
+    // Records on the same terminal would run through the line.
+    let terminal = terminal.filter(|_| out.is_some() || !io::stdout().is_terminal());
+    terminal.map_or_else(ProgressBar::hidden, |all| {
+        all.add(ProgressBar::new(total).with_style(style(template)))
+    })
 }
 
 /// Has `write` write to stdout, or to the file at `out`: all of it or nothing.
@@ -232,36 +244,32 @@ fn partial(path: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Writes every record that waits; returns how many.
-fn write_all(inspection: &mut Inspection, out: impl Write, bar: &ProgressBar) -> io::Result<u64> {
+/// Writes the samples of every chunk, then the markers; returns how many samples.
+pub(super) fn write_all(
+    source: &mut impl Source,
+    markers: &[Marker],
+    out: impl Write,
+    bar: &ProgressBar,
+) -> io::Result<u64> {
     let mut out = BufWriter::new(out);
     let now_ms = Clock::new().now().wall_ms;
     let sent = clock::partition_hour(now_ms);
-    let mut records = 0;
-    let mut lines = Vec::new();
-    each(inspection, |chunk, offset_ms| {
+    let (mut samples, mut lines) = (0, Vec::new());
+    each(source, |chunk, offset_ms| {
         render(chunk, offset_ms, &sent, &mut lines);
-        records += chunk.entries.len() as u64;
+        samples += chunk.entries.len() as u64;
         bar.inc(1);
         out.write_all(&lines)?;
         lines.clear();
         Ok(())
     })?;
-    for marker in inspection.holding().declarations {
-        marker.render(now_ms, &sent, &mut lines);
-        records += 1;
-    }
+    markers.iter().for_each(|marker| marker.render(now_ms, &sent, &mut lines));
     out.write_all(&lines)?;
     out.flush()?;
-    Ok(records)
+    Ok(samples)
 }
 
-pub(super) fn render(
-    chunk: &Chunk,
-    offset_ms: Option<i64>,
-    timestamp_sent: &str,
-    out: &mut Vec<u8>,
-) {
+fn render(chunk: &Chunk, offset_ms: Option<i64>, timestamp_sent: &str, out: &mut Vec<u8>) {
     for entry in &chunk.entries {
         let (timestamp_ms, clock) = dated(&entry.at, offset_ms);
         let line = Line {

@@ -103,7 +103,8 @@ fn find_magic(bytes: &[u8], mut from: usize, until: usize) -> Option<usize> {
     }
 }
 
-fn is_bad(error: &io::Error) -> bool {
+/// Whether a medium has failed, rather than said no.
+pub fn is_bad(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
@@ -152,10 +153,19 @@ impl Index {
     /// Of all files in `folder`.
     pub fn of(folder: &Path, patient: bool) -> Result<Self, StoreError> {
         let mut index = Self::default();
-        let add = |path: PathBuf| index.add(&path, patient, |_| true);
-        let added = files(folder).and_then(|files| files.into_iter().try_for_each(add));
-        added.map_err(|e| StoreError::io(folder, e))?;
+        index.add_all(folder, patient, |_| true).map_err(|e| StoreError::io(folder, e))?;
         Ok(index)
+    }
+
+    /// Takes in the frames of all files in `folder` that `ours` accepts, up to
+    /// the first that cannot be read.
+    pub fn add_all(
+        &mut self,
+        folder: &Path,
+        patient: bool,
+        mut ours: impl FnMut(&Header<'_>) -> bool,
+    ) -> io::Result<()> {
+        files(folder)?.iter().try_for_each(|path| self.add(path, patient, &mut ours))
     }
 
     /// Takes in the frames of one file that `ours` accepts.

@@ -100,6 +100,15 @@ impl Frames {
     }
 }
 
+/// Chunks to be read, whatever they are read from.
+pub trait Source {
+    /// The next ones; empty at the end.
+    fn chunks(&mut self) -> Vec<Chunk>;
+
+    /// The offset (ms) of a chunk's boot, if it ever saw the right time.
+    fn offset_ms(&self, chunk: &Chunk) -> Option<i64>;
+}
+
 /// A spool looked at by hand.
 pub struct Inspection {
     folder: PathBuf,
@@ -131,13 +140,20 @@ impl Inspection {
         }
     }
 
-    /// The offset (ms) of a chunk's boot, if it ever saw the right time.
-    pub fn offset_ms(&self, chunk: &Chunk) -> Option<i64> {
+    /// Refused records, oldest first.
+    pub fn dead_letters(&self) -> Result<Vec<serde_json::Value>, InspectError> {
+        let letters = DeadLetters::new(&self.folder).list();
+        letters.map_err(|source| InspectError::Io { path: self.folder.clone(), source })
+    }
+}
+
+/// The outstanding chunks, oldest first.
+impl Source for Inspection {
+    fn offset_ms(&self, chunk: &Chunk) -> Option<i64> {
         self.promise.offset_ms(chunk)
     }
 
-    /// The next outstanding chunks, oldest first; empty at the end.
-    pub fn chunks(&mut self) -> Vec<Chunk> {
+    fn chunks(&mut self) -> Vec<Chunk> {
         loop {
             let chunks = self.frames.next();
             if !chunks.is_empty() {
@@ -146,23 +162,13 @@ impl Inspection {
             let Some(first) = self.firsts.pop_front() else { return chunks };
             let (mut index, promise) = (Index::default(), &self.promise);
             let folder = folder_of(&self.folder, first);
-            let added = files(&folder).and_then(|files| {
-                files.iter().try_for_each(|path| {
-                    index.add(path, false, |header| promise.holds(header.number))
-                })
-            });
+            let added = index.add_all(&folder, false, |header| promise.holds(header.number));
             if let Err(error) = added {
                 let folder = folder.display();
                 tracing::error!(%error, %folder, "a part of the spool cannot be read");
             }
             self.frames = Frames { left: index.numbers(), index };
         }
-    }
-
-    /// Refused records, oldest first.
-    pub fn dead_letters(&self) -> Result<Vec<serde_json::Value>, InspectError> {
-        let letters = DeadLetters::new(&self.folder).list();
-        letters.map_err(|source| InspectError::Io { path: self.folder.clone(), source })
     }
 }
 
@@ -229,9 +235,16 @@ impl Salvage {
         self.frames.left.count()
     }
 
-    /// The next chunks, by number, with what no earlier one held; empty at the
-    /// end.
-    pub fn chunks(&mut self) -> Vec<Chunk> {
+    /// What was declared, and what chunks held whose head alone can be read.
+    pub fn declarations(&self) -> (Vec<Marker>, Vec<Gap>) {
+        let known = declarations(&self.promise.book);
+        (known, self.frames.index.heads().map(|(_, gap)| gap.clone()).collect())
+    }
+}
+
+/// What was found, by number, with what no earlier chunk held.
+impl Source for Salvage {
+    fn chunks(&mut self) -> Vec<Chunk> {
         let mut chunks = self.frames.next();
         for chunk in &mut chunks {
             let key = (Arc::clone(&chunk.device), chunk.run);
@@ -245,14 +258,8 @@ impl Salvage {
         chunks
     }
 
-    pub fn offset_ms(&self, chunk: &Chunk) -> Option<i64> {
+    fn offset_ms(&self, chunk: &Chunk) -> Option<i64> {
         self.promise.offset_ms(chunk)
-    }
-
-    /// What was declared, and what chunks held whose head alone can be read.
-    pub fn declarations(&self) -> (Vec<Marker>, Vec<Gap>) {
-        let known = declarations(&self.promise.book);
-        (known, self.frames.index.heads().map(|(_, gap)| gap.clone()).collect())
     }
 }
 

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use crate::ledger::{Ledger, Ranges};
 use crate::record::{Gap, GapReason, RunEnd};
+use crate::spool::carve::is_bad;
 use crate::spool::chunk::{Header, renumbered};
 use crate::spool::ends::Ends;
 use crate::spool::gaps::{Gaps, News, gap_of};
@@ -410,9 +411,7 @@ impl Keeper {
 fn given_up(error: &StoreError, patient: bool) -> bool {
     match error {
         StoreError::Full(_) => false,
-        StoreError::Io { source, .. } => {
-            !patient && source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-        }
+        StoreError::Io { source, .. } => !patient && is_bad(source),
         StoreError::Damaged { .. } => true,
     }
 }

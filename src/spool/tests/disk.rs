@@ -5,7 +5,7 @@ use std::fs;
 use super::*;
 use crate::record::GapReason;
 use crate::spool::generation::disk_bytes;
-use crate::spool::inspect::{InspectError, Inspection};
+use crate::spool::inspect::{InspectError, Inspection, Source};
 
 /// Five generations of 1 MiB.
 const SMALL: u64 = 8 * 1024 * 1024;
