@@ -15,7 +15,7 @@ mod removed;
 use iot_agent_test_support::mounts::Mounted;
 use iot_agent_test_support::process::{Agent, Launch};
 use iot_agent_test_support::relay::Relay;
-use iot_agent_test_support::rig::{Ended, Rig, SOON};
+use iot_agent_test_support::rig::{Ended, Rig, SOON, run_of};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_iot-agent");
 
@@ -31,6 +31,21 @@ fn rig_on(disk: &Mounted) -> Rig {
 
 fn launch(rig: &Rig, relay: &Relay) -> Launch {
     rig.launch().set("sink.firehose.endpoint_url", relay.url())
+}
+
+#[track_caller]
+fn wait_for_commit(rig: &Rig, agent: &mut Agent) {
+    agent.wait_for("a commit", SOON, |_| rig.spool_bytes() > 100 << 10);
+}
+
+/// An agent with the plug pulled and something on its disk.
+fn offline(rig: &Rig) -> (Relay, Agent) {
+    let relay = Relay::to(rig.address());
+    relay.pull();
+    let mut agent = launch(rig, &relay).start();
+    run_of(&mut agent);
+    wait_for_commit(rig, &mut agent);
+    (relay, agent)
 }
 
 /// Waits until samples arrive that were taken from now on.

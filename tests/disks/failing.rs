@@ -11,7 +11,7 @@ use iot_agent_test_support::rig::{Rig, SOON, run_of, stop};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{AGENT, TROUBLE, WELL, assert_delivers, assert_nothing_missing, assert_said_once};
-use crate::{assert_unbroken, launch, rig_on};
+use crate::{assert_unbroken, launch, offline, rig_on};
 
 #[test]
 fn a_disk_that_others_fill_and_free_loses_nothing() {
@@ -39,12 +39,7 @@ fn a_disk_that_others_fill_and_free_loses_nothing() {
 fn a_start_on_a_read_only_disk_delivers_and_takes_to_it_once_it_can() {
     let disk = Mounted::ext4(32 << 20);
     let rig = rig_on(&disk);
-    let relay = Relay::to(rig.address());
-    relay.pull();
-    let mut agent = launch(&rig, &relay).start();
-    run_of(&mut agent);
-    let commit = || rig.spool_bytes() > 100 << 10;
-    agent.wait_for("a commit", SOON, |_| commit());
+    let (relay, mut agent) = offline(&rig);
     let before = stop(&mut agent);
     disk.remount("ro");
     relay.mend();
@@ -95,11 +90,7 @@ impl Drop for Failing {
 fn a_disk_that_fails_every_write_for_a_while_loses_nothing() {
     for errno in ["EIO", "EROFS", "ENOSPC"] {
         let rig = Rig::new(AGENT);
-        let relay = Relay::to(rig.address());
-        relay.pull();
-        let mut agent = launch(&rig, &relay).start();
-        run_of(&mut agent);
-        agent.wait_for("a commit", SOON, |_| rig.spool_bytes() > 100 << 10);
+        let (relay, mut agent) = offline(&rig);
         let failing = Failing::with(&agent, errno);
         agent.wait_for(errno, SOON, |agent| agent.stderr().contains(TROUBLE));
         relay.mend();

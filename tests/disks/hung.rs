@@ -3,29 +3,31 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use iot_agent_test_support::mounts::Mounted;
+use iot_agent_test_support::mounts::{Frozen, Mounted};
 use iot_agent_test_support::process::Agent;
 use iot_agent_test_support::relay::Relay;
-use iot_agent_test_support::rig::{SOON, STOP, run_of, stop};
+use iot_agent_test_support::rig::{Rig, SOON, STOP, stop};
 use rustix::process::Signal;
 
 use crate::{TROUBLE, WELL, assert_delivers, assert_nothing_missing, assert_said_once};
-use crate::{assert_unbroken, launch, rig_on};
+use crate::{assert_unbroken, offline, rig_on};
+
+/// An agent that delivers while a commit of it hangs.
+fn hung<'a>(disk: &'a Mounted, rig: &Rig) -> (Relay, Agent, Frozen<'a>) {
+    let (relay, mut agent) = offline(rig);
+    let frozen = disk.freeze();
+    // A commit is under way from here on.
+    std::thread::sleep(Duration::from_secs(2));
+    relay.mend();
+    assert_delivers(rig, &mut agent);
+    (relay, agent, frozen)
+}
 
 #[test]
 fn while_the_disk_hangs_it_samples_and_delivers_and_says_so_once() {
     let disk = Mounted::ext4(32 << 20);
     let rig = rig_on(&disk);
-    let relay = Relay::to(rig.address());
-    relay.pull();
-    let mut agent = launch(&rig, &relay).start();
-    run_of(&mut agent);
-    agent.wait_for("a commit", SOON, |_| rig.spool_bytes() > 100 << 10);
-    let frozen = disk.freeze();
-    // A commit is under way from here on.
-    std::thread::sleep(Duration::from_secs(2));
-    relay.mend();
-    assert_delivers(&rig, &mut agent);
+    let (_relay, mut agent, frozen) = hung(&disk, &rig);
     agent.wait_for("a word about it", SOON * 2, |agent| agent.stderr().contains(TROUBLE));
     assert_delivers(&rig, &mut agent);
     drop(frozen);
@@ -40,15 +42,7 @@ fn while_the_disk_hangs_it_samples_and_delivers_and_says_so_once() {
 fn a_stop_while_the_disk_hangs_takes_no_longer_than_any() {
     let disk = Mounted::ext4(32 << 20);
     let rig = rig_on(&disk);
-    let relay = Relay::to(rig.address());
-    relay.pull();
-    let mut agent = launch(&rig, &relay).start();
-    run_of(&mut agent);
-    agent.wait_for("a commit", SOON, |_| rig.spool_bytes() > 100 << 10);
-    let frozen = disk.freeze();
-    std::thread::sleep(Duration::from_secs(2));
-    relay.mend();
-    assert_delivers(&rig, &mut agent);
+    let (_relay, mut agent, frozen) = hung(&disk, &rig);
     let start = Instant::now();
     agent.signal(Signal::TERM);
     while !is_zombie(&agent) {

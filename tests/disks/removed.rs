@@ -3,11 +3,11 @@
 use std::fs;
 
 use iot_agent_test_support::eventually;
-use iot_agent_test_support::process::Agent;
 use iot_agent_test_support::relay::Relay;
 use iot_agent_test_support::rig::{DEVICE, Rig, SOON, run_of, stop};
 
-use crate::{AGENT, assert_delivers, assert_nothing_missing, assert_unbroken, launch};
+use crate::{AGENT, assert_delivers, assert_nothing_missing, assert_unbroken};
+use crate::{launch, offline, wait_for_commit};
 
 const BEGUN_ANEW: &str = "the spool was removed while in use, and is begun anew";
 
@@ -17,10 +17,6 @@ fn remove(rig: &Rig, moved: bool) {
         // It may come back while it is being removed.
         false => eventually("it is removed", SOON, || fs::remove_dir_all(rig.spool()).is_ok()),
     }
-}
-
-fn wait_for_commit(rig: &Rig, agent: &mut Agent) {
-    agent.wait_for("a commit", SOON, |_| rig.spool_bytes() > 100 << 10);
 }
 
 #[test]
@@ -47,11 +43,8 @@ fn a_folder_that_is_removed_or_moved_away_comes_back_and_is_used() {
 #[test]
 fn what_memory_still_has_of_a_spool_that_was_removed_becomes_durable_again() {
     let rig = Rig::new(AGENT);
-    let relay = Relay::to(rig.address());
-    relay.pull();
-    let mut agent = launch(&rig, &relay).start();
+    let (relay, mut agent) = offline(&rig);
     let run = run_of(&mut agent);
-    wait_for_commit(&rig, &mut agent);
     remove(&rig, false);
     agent.wait_for("a new one", SOON, |agent| agent.stderr().contains(BEGUN_ANEW));
     wait_for_commit(&rig, &mut agent);
