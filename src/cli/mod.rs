@@ -10,6 +10,7 @@ mod logging;
 mod run;
 mod salvage;
 mod sample;
+mod service;
 mod spool;
 mod terminal;
 mod verify;

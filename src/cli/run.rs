@@ -16,9 +16,11 @@ use signal_hook::flag::register_conditional_shutdown;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::agent;
+use crate::agent::{self, Report};
 use crate::cli::live::Live;
+use crate::cli::service::{Service, status};
 use crate::config::Loaded;
+use crate::health::notify::Notifier;
 
 /// timeout(1) and the like signal a process and then its group: what follows
 /// the first signal so soon is the same one again.
@@ -32,11 +34,21 @@ pub fn run(loaded: &Loaded, terminal: Option<MultiProgress>) -> anyhow::Result<E
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    let service = Service::from_env();
     let mut live = Live::new(&loaded.config, terminal);
+    let mut heart = service.heart();
+    let observe = |report: &Report| {
+        live.show(report);
+        heart.as_mut().and_then(|heart| heart.beat(report.boot_ms, true, status(report)))
+    };
     let runtime = super::runtime()?;
     let ended = runtime.block_on(async {
         let stop = first_signal()?;
-        anyhow::Ok(agent::run(&loaded.config, |report| live.show(report), stop).await?)
+        let stop = async {
+            stop.await;
+            service.tell(Notifier::stopping);
+        };
+        anyhow::Ok(agent::run(&loaded.config, observe, stop).await?)
     });
     // A thread that hangs in a disk must not hold the process.
     runtime.shutdown_background();
