@@ -5,17 +5,20 @@
 
 mod alarm;
 mod handover;
+mod reload;
 mod report;
 mod sampler;
 #[cfg(test)]
 mod simulation;
 
+pub use reload::{Refused, Reload};
 pub use report::Report;
 
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::clock::{self, Clock, Moment};
@@ -31,6 +34,7 @@ use crate::sink::{self, Delivering, Probing, Sink};
 use crate::spool::{self, Claim, Spool};
 use alarm::{Alarm, Wake};
 use handover::Gate;
+use reload::Change;
 use sampler::Sampler;
 
 /// A newcomer sees the first rows of a local sink after this long.
@@ -80,11 +84,12 @@ pub fn open_sensor(config: &Config) -> Box<dyn Sensor> {
     }
 }
 
-/// Runs the line until `stop`. `observe` hears of it from the first sample on,
+/// Runs the line until `stop`, and has it change as `reloads` ask. `observe` hears of it from the first sample on,
 /// about once a second, and says by which boot time (ms) at the latest it wants
 /// to hear again.
 pub async fn run(
     config: &Config,
+    mut reloads: mpsc::Receiver<Reload>,
     mut observe: impl FnMut(&Report) -> Option<u64>,
     stop: impl Future<Output = ()>,
 ) -> Result<Report, Error> {
@@ -118,7 +123,25 @@ pub async fn run(
     );
     let alarm = Alarm::new().map_err(Error::Timer)?;
     let mut line = Line::new(config, clock, alarm, sampler, spool, sink, observe);
-    let went = line.go_until(stop).await;
+    let mut config = config.clone();
+    let went = loop {
+        let mut next = None;
+        let told = async {
+            tokio::select! {
+                biased;
+                () = &mut stop => {}
+                change = Change::next(&config, &mut reloads) => next = Some(change),
+            }
+        };
+        let went = line.go_until(pin!(told)).await;
+        match next {
+            Some(change) if went.is_ok() => {
+                config = change.config.clone();
+                line.next = Some(change);
+            }
+            _ => break went,
+        }
+    };
     let ended = line.end().await;
     went.and(ended)
 }
@@ -158,6 +181,8 @@ struct Line<O, A> {
     /// Boot time of the next hand-over.
     send_ms: u64,
     interval_ms: u64,
+    /// What it is to change to.
+    next: Option<Change>,
     observe: O,
     observed_ms: u64,
     /// Boot time by which the observer wants to be called.
@@ -188,6 +213,7 @@ impl<O: FnMut(&Report) -> Option<u64>, A: Wake> Line<O, A> {
             interval_ms: millis(config.send.interval),
             delivering: None,
             asking: None,
+            next: None,
             observed_ms: 0,
             observe_by_ms: None,
             report: Report { sink: sink.name(), ..Report::default() },
@@ -221,6 +247,7 @@ impl<O: FnMut(&Report) -> Option<u64>, A: Wake> Line<O, A> {
 
     /// Does all that is due; returns the boot time (ms) of what comes next.
     fn work(&mut self, now: &Moment) -> u64 {
+        self.change_between_deliveries(now);
         self.learn_offset(now);
         let sample_ms = self.sampler.step(now, &mut self.spool);
         self.spool.tick(now);

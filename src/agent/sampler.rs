@@ -36,6 +36,23 @@ impl Sampler {
         Self { sensor, recorder, pace, current, temperature, last, said_wait: false }
     }
 
+    /// Goes on as `config` says, with `sensor` if there is a new one, and where
+    /// the interval has changed with a sample at `now`.
+    pub fn change(
+        &mut self,
+        config: &Config,
+        sensor: Option<Box<dyn Sensor>>,
+        now: Option<&Moment>,
+    ) {
+        self.recorder.label(&config.device);
+        if let Some(sensor) = sensor {
+            self.sensor = sensor;
+        }
+        if let Some(now) = now {
+            self.pace = Pace::new(1.0, Duration::ZERO, config.sample.interval, now);
+        }
+    }
+
     pub fn run(&self) -> Run {
         self.recorder.run()
     }

@@ -18,16 +18,18 @@ use tokio::sync::oneshot;
 
 use crate::agent::{self, Report};
 use crate::cli::live::Live;
+use crate::cli::reload::on_hangup;
 use crate::cli::service::{Service, status};
-use crate::config::Loaded;
+use crate::config::{self, Request};
 use crate::health::notify::Notifier;
 
 /// timeout(1) and the like signal a process and then its group: what follows
 /// the first signal so soon is the same one again.
 const ECHO: Duration = Duration::from_millis(50);
 
-pub fn run(loaded: &Loaded, terminal: Option<MultiProgress>) -> anyhow::Result<ExitCode> {
+pub fn run(request: Request, terminal: Option<MultiProgress>) -> anyhow::Result<ExitCode> {
     tame_malloc();
+    let loaded = config::load(&request)?;
     for source in &loaded.sources {
         tracing::info!("configuration read from {}", source.display());
     }
@@ -44,11 +46,12 @@ pub fn run(loaded: &Loaded, terminal: Option<MultiProgress>) -> anyhow::Result<E
     let runtime = super::runtime()?;
     let ended = runtime.block_on(async {
         let stop = first_signal()?;
+        let reloads = on_hangup(request, service.clone())?;
         let stop = async {
             stop.await;
             service.tell(Notifier::stopping);
         };
-        anyhow::Ok(agent::run(&loaded.config, observe, stop).await?)
+        anyhow::Ok(agent::run(&loaded.config, reloads, observe, stop).await?)
     });
     // A thread that hangs in a disk must not hold the process.
     runtime.shutdown_background();

@@ -1,6 +1,7 @@
 //! What `run` tells the service manager that started it, if one did.
 
 use std::env;
+use std::sync::Arc;
 
 use indicatif::HumanBytes;
 
@@ -9,7 +10,8 @@ use crate::clock;
 use crate::health::notify::{Heart, Notifier, Status};
 
 /// The service manager; nobody, where the agent was started by hand.
-pub struct Service(Option<Notifier>);
+#[derive(Clone)]
+pub struct Service(Arc<Option<Notifier>>);
 
 impl Service {
     pub fn from_env() -> Self {
@@ -19,15 +21,15 @@ impl Service {
             tracing::warn!(%error, "the service manager is told nothing: NOTIFY_SOCKET={socket}");
             None
         });
-        Self(notifier)
+        Self(Arc::new(notifier))
     }
 
     pub fn heart(&self) -> Option<Heart<'_>> {
-        self.0.as_ref().map(Heart::new)
+        self.0.as_ref().as_ref().map(Heart::new)
     }
 
     pub fn tell(&self, what: fn(&Notifier)) {
-        self.0.iter().for_each(what);
+        self.0.as_ref().iter().for_each(what);
     }
 }
 
