@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 /// What each room may know. Those that wire the line may know all.
 const ARROWS: &[(&str, &[&str])] = &[
     ("clock", &[]),
+    ("health", &["clock"]),
     ("ledger", &[]),
     ("aws", &[]),
     ("sensor", &["clock"]),

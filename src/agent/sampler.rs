@@ -19,6 +19,8 @@ pub struct Sampler {
     /// The moment being sampled, and the next device to ask.
     current: Option<(Moment, usize)>,
     temperature: Option<f64>,
+    /// When it last sampled.
+    last: Option<Moment>,
     said_wait: bool,
 }
 
@@ -30,7 +32,25 @@ impl Sampler {
             None => Pace::new(1.0, Duration::ZERO, interval, start),
         };
         let recorder = Recorder::new(&config.device, &*sensor, run);
-        Self { sensor, recorder, pace, current: None, temperature: None, said_wait: false }
+        let (current, temperature, last) = (None, None, None);
+        Self { sensor, recorder, pace, current, temperature, last, said_wait: false }
+    }
+
+    /// Goes on as `config` says, with `sensor` if there is a new one, and where
+    /// the interval has changed with a sample at `now`.
+    pub fn change(
+        &mut self,
+        config: &Config,
+        sensor: Option<Box<dyn Sensor>>,
+        now: Option<&Moment>,
+    ) {
+        self.recorder.label(&config.device);
+        if let Some(sensor) = sensor {
+            self.sensor = sensor;
+        }
+        if let Some(now) = now {
+            self.pace = Pace::new(1.0, Duration::ZERO, config.sample.interval, now);
+        }
     }
 
     pub fn run(&self) -> Run {
@@ -53,6 +73,7 @@ impl Sampler {
                 Due::Wait(wait) => return after(now, wait),
             },
         };
+        self.last = Some(*now);
         let devices = self.recorder.devices().len();
         let end = (device + DEVICES_A_STEP).min(devices);
         let backlog = backlog(spool, now);
@@ -85,6 +106,11 @@ impl Sampler {
 
     pub fn temperature(&self) -> Option<f64> {
         self.temperature
+    }
+
+    /// Wall time (ms) of when it last sampled.
+    pub fn last_ms(&self) -> Option<i64> {
+        self.last.map(|last| last.wall_ms)
     }
 
     /// Samples of the past made so far, and how many there will be.
