@@ -4,12 +4,14 @@
 //! Everything here panics with a sentence when it cannot do its work: a test
 //! that cannot run has failed.
 
+pub mod debian;
 pub mod duckdb;
 pub mod firehose;
 pub mod manager;
 pub mod ministack;
 pub mod mounts;
 pub mod netns;
+pub mod packages;
 pub mod power;
 pub mod process;
 pub mod records;

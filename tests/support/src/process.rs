@@ -206,7 +206,11 @@ impl Ended {
         self.0.try_wait().expect("the child is ours")
     }
 
-    fn end(&mut self) {
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn end(&mut self) {
         // It may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -1,0 +1,1 @@
+//! Each documented way for credentials to reach the service.

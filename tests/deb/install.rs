@@ -1,0 +1,72 @@
+//! Install, remove, purge.
+
+use std::collections::BTreeSet;
+
+use crate::{Boot, UNREACHABLE};
+use crate::{INSTALL, QUICK, booted, configure, installed, main_pid, property, waiting};
+
+/// Every path of the system that may be the package's, and every account.
+fn traces(system: &iot_agent_test_support::debian::System) -> BTreeSet<String> {
+    let find = "find / -xdev -name '*iot-agent*' -not -path '/proc/*' -not -path '/sys/*' \
+                -not -path '/tmp/*' -not -path '/packages/*' -not -path '/var/log/*' \
+                -not -path '/run/*'; getent passwd | cut -d: -f1; getent group | cut -d: -f1";
+    system.must(find).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_fresh_install_shows_life_without_a_line_of_configuration() {
+    let system = booted();
+    system.must(&format!("{INSTALL} /packages/v1.deb"));
+    assert_eq!(system.must("systemctl is-enabled iot-agent").trim(), "enabled");
+    system.wait_for("systemctl is-active iot-agent");
+    assert_eq!(
+        system.must("stat -c '%U %G %a' /var/lib/iot-agent").trim(),
+        "iot-agent iot-agent 750"
+    );
+    assert_eq!(system.must("ps -o user= -p $(pidof iot-agent)").trim(), "iot-agent");
+    // With the defaults the first rows come after a minute.
+    system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet");
+    system.must("iot-agent verify-lake /var/lib/iot-agent/lake");
+    system.must("iot-agent check");
+}
+
+#[test]
+fn it_is_active_within_two_seconds() {
+    let system = installed(Boot::default(), QUICK);
+    let us = |name| property(&system, name).parse::<u64>().unwrap();
+    let took = us("ActiveEnterTimestampMonotonic") - us("InactiveExitTimestampMonotonic");
+    println!("active (running) after {} ms", took / 1000);
+    assert!(took < 2_000_000, "{took} µs");
+}
+
+#[test]
+fn remove_keeps_the_data_and_a_later_install_goes_on_with_it() {
+    let system = installed(Boot::default(), UNREACHABLE);
+    system.must("echo '# mine' >>/etc/iot-agent.toml");
+    system.wait_for("find /var/lib/iot-agent/spool -type f | grep -q .");
+    system.must("sleep 5; apt-get remove -y iot-agent");
+    assert!(!system.is("pidof iot-agent"));
+    assert!(!system.is("systemctl is-active iot-agent"));
+    assert!(system.is("test -s /var/lib/iot-agent/spool/ledger && grep mine /etc/iot-agent.toml"));
+    system.must(&format!("{INSTALL} /packages/v1.deb"));
+    system.wait_for("systemctl is-active iot-agent");
+    assert!(main_pid(&system) > 1 && system.is("grep mine /etc/iot-agent.toml"));
+    system.must("systemctl stop iot-agent");
+    assert!(waiting(&system) >= 5, "what was spooled before the removal is there");
+}
+
+#[test]
+fn purge_leaves_nothing() {
+    let system = booted();
+    let before = traces(&system);
+    configure(&system, QUICK);
+    system.must("mkdir /etc/iot-agent && echo secret >/etc/iot-agent/key.pem");
+    system.must("echo IOT_AGENT_LOG=info >/etc/default/iot-agent");
+    system.must(&format!("{INSTALL} /packages/v1.deb"));
+    system.wait_for("systemctl is-active iot-agent && test -e /var/lib/iot-agent/lake");
+    assert!(traces(&system).len() > before.len() + 10);
+    system.must("apt-get purge -y iot-agent");
+    let left: Vec<_> = traces(&system).difference(&before).cloned().collect();
+    assert!(left.is_empty(), "left after a purge: {left:?}");
+    assert!(!system.is("pidof iot-agent"));
+}

@@ -1,0 +1,95 @@
+//! What people do to machines.
+
+use std::process::Command;
+
+use iot_agent_test_support::debian::{Overlay, root_without_systemd, text};
+use iot_agent_test_support::duckdb;
+
+use crate::{Boot, INSTALL, QUICK, booted, configure, installed, package, property};
+
+#[test]
+fn a_half_configured_package_is_finished_by_dpkg() {
+    let system = booted();
+    configure(&system, QUICK);
+    system.must("dpkg --unpack /packages/v1.deb");
+    assert!(!system.is("systemctl is-active iot-agent"));
+    system.must("dpkg --configure -a");
+    system.wait_for("systemctl is-active iot-agent");
+}
+
+#[test]
+fn a_deleted_conffile_means_the_defaults() {
+    let system = installed(Boot::default(), "");
+    system.must("rm -r /etc/iot-agent.toml /etc/iot-agent.d && systemctl restart iot-agent");
+    system.must("systemctl is-active iot-agent && iot-agent check");
+    // dpkg brings it back only where it is asked to.
+    system.must("dpkg -i /packages/v1.deb </dev/null && test ! -e /etc/iot-agent.toml");
+    system.must(
+        "dpkg -i --force-confmiss /packages/v1.deb </dev/null && test -e /etc/iot-agent.toml",
+    );
+}
+
+#[test]
+fn an_account_of_its_name_is_used_and_survives() {
+    let system = booted();
+    configure(&system, QUICK);
+    system.must("useradd --create-home --home-dir /home/iot-agent iot-agent");
+    system.must(&format!("{INSTALL} /packages/v1.deb"));
+    system.wait_for("systemctl is-active iot-agent");
+    system.must("apt-get purge -y iot-agent && getent passwd iot-agent && test -d /home/iot-agent");
+}
+
+#[test]
+fn a_container_without_systemd_is_told_how_to_start_it() {
+    let overlay = Overlay::of(&root_without_systemd());
+    std::fs::copy(package("amd64"), overlay.path().join("v1.deb")).unwrap();
+    let output = Command::new("systemd-nspawn")
+        .args(["--quiet", "--register=no", "--keep-unit", "--private-network", "--as-pid2"])
+        .args(["--resolv-conf=off", "--timezone=off", "--pipe", "-D"])
+        .arg(overlay.path())
+        .args(["/bin/sh", "-c"])
+        .arg(
+            "set -e; apt-get install -y --no-install-recommends /v1.deb; \
+             timeout 20 setpriv --reuid=iot-agent --regid=iot-agent --clear-groups iot-agent run \
+             --set sample.interval=200ms --set send.interval=1s & \
+             for i in $(seq 200); do ls /var/lib/iot-agent/lake/data/*/*.parquet && break; sleep 0.1; done \
+             2>/dev/null; kill $!; wait; ls /var/lib/iot-agent/lake/data/*/*.parquet; \
+             apt-get purge -y iot-agent; ! getent passwd iot-agent; test ! -e /var/lib/iot-agent",
+        )
+        .output()
+        .expect("systemd-nspawn: `tests/run` installs it");
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    assert!(out.contains("nothing was started. By hand:"), "{out}");
+    assert!(out.contains("    setpriv --reuid=iot-agent"), "{out}");
+}
+
+#[test]
+fn a_golden_image_gives_each_card_its_own_run_and_id() {
+    let mut system = installed(Boot::default(), QUICK);
+    system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet");
+    // What an image's first boot on a new card changes.
+    system.must("systemctl stop iot-agent; echo attic >/etc/hostname; rm /etc/machine-id");
+    let new = "0123456789abcdef0123456789abcdef";
+    std::fs::write(system.path("/etc/machine-id"), format!("{new}\n")).unwrap();
+    system.reboot();
+    system.wait_for("grep -rqs attic /var/lib/iot-agent/lake/data");
+    system.must("systemctl stop iot-agent");
+    let sql = "select id_device, count(distinct run >> 20) as draws, min(run >> 20) as draw \
+               from lake where seq is not null group by 1 order by 1";
+    let rows = duckdb::query(&system.path("/var/lib/iot-agent/lake/data"), sql);
+    let ids: Vec<_> = rows.iter().map(|row| row["id_device"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["attic", "iotbox"], "{rows:?}");
+    assert_ne!(rows[0]["draw"], rows[1]["draw"], "a clone goes on with the run of the original");
+}
+
+#[test]
+fn a_disk_of_its_own_for_the_data_may_come_and_be_purged() {
+    let system = booted();
+    system.must("mkdir -p /var/lib/iot-agent && mount -t tmpfs none /var/lib/iot-agent");
+    configure(&system, QUICK);
+    system.must(&format!("{INSTALL} /packages/v1.deb"));
+    system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet");
+    assert_eq!(property(&system, "NRestarts"), "0");
+    system.must("apt-get purge -y iot-agent && test -z \"$(ls -A /var/lib/iot-agent)\"");
+}

@@ -1,0 +1,143 @@
+//! The running service: reload, restart, stop, watchdog, journal.
+
+use std::fs;
+
+use iot_agent_test_support::debian::System;
+use serde_json::Value;
+
+use crate::{Boot, QUICK, UNREACHABLE, configure, installed, main_pid, property, waiting};
+
+/// Whether the lake is complete, as `iot-agent verify-lake` counts.
+#[track_caller]
+fn assert_complete(system: &System) {
+    system.must("iot-agent verify-lake /var/lib/iot-agent/lake");
+}
+
+/// The journal's entries of the service since the boot.
+#[track_caller]
+fn entries(system: &System) -> Vec<Value> {
+    let lines = system.must("journalctl -b -u iot-agent -o json --no-pager");
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_good_reload_takes_hold_and_a_bad_one_is_refused_in_the_same_process() {
+    let system = installed(Boot::default(), QUICK);
+    let pid = main_pid(&system);
+    configure(&system, "[sample]\ninterval = \"nonsense\"\n");
+    let refused = system.run("systemctl reload iot-agent");
+    assert!(!refused.status.success(), "a wrong configuration was taken");
+    assert_eq!(main_pid(&system), pid);
+    system.wait_for("journalctl -b -u iot-agent | grep nonsense");
+
+    configure(&system, &format!("{QUICK}[device]\nlabels = {{ reloaded = \"yes\" }}\n"));
+    system.must("systemctl reload iot-agent");
+    assert_eq!(main_pid(&system), pid);
+    system.wait_for("grep -rqs reloaded /var/lib/iot-agent/lake/data");
+    assert_eq!(property(&system, "NRestarts"), "0");
+    system.must("systemctl stop iot-agent");
+    assert_complete(&system);
+}
+
+#[test]
+fn a_killed_agent_is_started_again_and_declares_what_it_lost() {
+    let system = installed(Boot::default(), QUICK);
+    system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet");
+    let pid = main_pid(&system);
+    system.must(&format!("kill -9 {pid}"));
+    system.wait_for("systemctl is-active iot-agent && test $(systemctl show --value -p NRestarts iot-agent) -ge 1");
+    assert_ne!(main_pid(&system), pid);
+    system.must("systemctl stop iot-agent");
+    assert_complete(&system);
+}
+
+#[test]
+fn a_stop_flushes() {
+    let system = installed(Boot::default(), UNREACHABLE);
+    system.wait_for("find /var/lib/iot-agent/spool -type f | grep -q .");
+    system.must("systemctl stop iot-agent");
+    assert_eq!(property(&system, "Result"), "success");
+    let ended: Vec<_> = entries(&system);
+    assert!(!ended.is_empty());
+    assert!(waiting(&system) > 0);
+}
+
+#[test]
+fn the_watchdog_ends_an_agent_that_hangs() {
+    let system = installed(Boot::default(), QUICK);
+    let folder = system.path("/etc/systemd/system/iot-agent.service.d");
+    fs::create_dir_all(&folder).unwrap();
+    let soon = "[Service]\nWatchdogSec=4s\nTimeoutStopSec=2s\n";
+    fs::write(folder.join("soon.conf"), soon).unwrap();
+    system.must("systemctl daemon-reload && systemctl restart iot-agent");
+    let pid = main_pid(&system);
+    // It is fed: it outlives its time several times over.
+    system.must("sleep 10");
+    assert_eq!((main_pid(&system), property(&system, "NRestarts").as_str()), (pid, "0"));
+    system.must(&format!("kill -STOP {pid}"));
+    system.wait_for("journalctl -b -u iot-agent | grep -qi 'watchdog timeout'");
+    system.wait_for("test $(systemctl show --value -p NRestarts iot-agent) -ge 1 && systemctl is-active iot-agent");
+    assert_ne!(main_pid(&system), pid);
+}
+
+#[test]
+fn the_status_line_and_the_journal_say_what_happens() {
+    let system = installed(Boot::default(), UNREACHABLE);
+    system.wait_for("systemctl show --value -p StatusText iot-agent | grep -q .");
+    println!("STATUS={}", property(&system, "StatusText"));
+    // The journal has the fields by themselves, not only in the text.
+    system.wait_for("journalctl -b -u iot-agent -o json | grep -q '\"IOT_'");
+    let own: Vec<_> = entries(&system)
+        .into_iter()
+        .filter(|entry| entry["_COMM"] == "iot-agent" && entry["SYSLOG_IDENTIFIER"] == "iot-agent")
+        .collect();
+    assert!(
+        own.iter().all(|entry| entry["PRIORITY"].as_str().is_some_and(|p| p <= "6")),
+        "{own:?}"
+    );
+    assert!(own.len() < 30, "an unreachable stream is said once: {own:?}");
+}
+
+#[test]
+fn a_wrong_configuration_is_said_once_and_not_tried_for_ever() {
+    let system = installed(Boot::default(), QUICK);
+    configure(&system, "[sample]\nintervall = \"1s\"\n");
+    system.run("systemctl restart iot-agent");
+    system.wait_for("systemctl is-failed iot-agent");
+    assert_eq!(property(&system, "ExecMainStatus"), "78");
+    assert_eq!(property(&system, "NRestarts"), "0");
+    assert!(system.is("journalctl -b -u iot-agent | grep -q intervall"));
+    configure(&system, QUICK);
+    system.must("systemctl start iot-agent");
+}
+
+#[test]
+fn a_reboot_keeps_the_spool_and_starts_the_agent() {
+    let mut system = installed(Boot::default(), UNREACHABLE);
+    system.must("sleep 5; systemctl stop iot-agent");
+    let before = waiting(&system);
+    assert!(before > 2);
+    system.must("systemctl start iot-agent");
+    system.reboot();
+    system.wait_for("systemctl is-active iot-agent");
+    system.must("systemctl stop iot-agent");
+    assert!(waiting(&system) >= before);
+}
+
+#[test]
+fn a_full_disk_does_not_keep_it_from_starting() {
+    let system = installed(Boot::default(), QUICK);
+    system.must(
+        "systemctl stop iot-agent; mount -t tmpfs -o size=8m none /var/lib/iot-agent; \
+         chown iot-agent: /var/lib/iot-agent; \
+         dd if=/dev/zero of=/var/lib/iot-agent/hog bs=64k 2>/dev/null; true",
+    );
+    system.must("systemctl start iot-agent");
+    let pid = main_pid(&system);
+    system.wait_for("journalctl -b -u iot-agent -o cat | grep -qi 'no space\\|full\\|keep_free'");
+    assert_eq!(main_pid(&system), pid);
+    // With the space back it goes on by itself.
+    system.must("rm /var/lib/iot-agent/hog");
+    system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet");
+    assert_eq!((main_pid(&system), property(&system, "NRestarts").as_str()), (pid, "0"));
+}
