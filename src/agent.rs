@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use crate::clock::{self, Clock, Moment};
 use crate::config::{Config, model};
 use crate::drain::{Drain, Verdict};
+use crate::health::watchdog::{Errand, Vitals, Watchdog};
 use crate::sensor::Sensor;
 use crate::sensor::host::HostSensor;
 use crate::sensor::simulated::Simulated;
@@ -187,6 +188,7 @@ struct Line<O, A> {
     observed_ms: u64,
     /// Boot time by which the observer wants to be called.
     observe_by_ms: Option<u64>,
+    watchdog: Watchdog,
     report: Report,
 }
 
@@ -214,6 +216,7 @@ impl<O: FnMut(&Report) -> Option<u64>, A: Wake> Line<O, A> {
             delivering: None,
             asking: None,
             next: None,
+            watchdog: Watchdog::default(),
             observed_ms: 0,
             observe_by_ms: None,
             report: Report { sink: sink.name(), ..Report::default() },
@@ -320,6 +323,21 @@ impl<O: FnMut(&Report) -> Option<u64>, A: Wake> Line<O, A> {
         let backlog = sampler::backlog(&self.spool, now);
         self.report.fill(&self.spool.stats(), self.drain.stats(), (backlog.bytes, backlog.age_s));
         self.report.date(now, &self.sampler);
+        self.report.live(self.watchdog.judge(&self.vitals(now)));
+    }
+
+    fn vitals(&self, now: &Moment) -> Vitals {
+        let (waiting, answers) = self.spool.errand();
+        Vitals {
+            now_ms: now.boot_ms,
+            interval_ms: self.sampler.interval_ms(),
+            sampled_ms: self.sampler.last_turn_ms(),
+            delivery: Errand {
+                waiting: self.drain.in_flight(),
+                answers: self.drain.stats().batches,
+            },
+            disk: Errand { waiting, answers },
+        }
     }
 
     /// Hands over what is at hand, until there is no more or it is refused.

@@ -3,6 +3,7 @@
 use crate::agent::sampler::Sampler;
 use crate::clock::Moment;
 use crate::drain;
+use crate::health::watchdog::Stuck;
 use crate::spool;
 
 /// The line at one moment; counters since the start.
@@ -33,6 +34,8 @@ pub struct Report {
     pub trouble: Option<String>,
     /// Why the spool takes nothing, if it does not.
     pub spool_trouble: Option<String>,
+    /// What does not go on, if anything does not: only a new start may help.
+    pub stuck: Option<Stuck>,
     /// Samples of the past made so far, and how many there will be.
     pub backfill: Option<(u64, u64)>,
 }
@@ -53,6 +56,18 @@ impl Report {
         self.backfill = sampler.backfill();
     }
 
+    /// Whether the line lives; a change is said once.
+    pub(super) fn live(&mut self, stuck: Option<Stuck>) {
+        match (self.stuck, stuck) {
+            (None, Some(why)) => {
+                tracing::error!("stuck, so the watchdog is not fed any more: {why}");
+            }
+            (Some(_), None) => tracing::info!("not stuck any more"),
+            _ => {}
+        }
+        self.stuck = stuck;
+    }
+
     /// What it does with what it samples, in a few words.
     pub fn state(&self) -> String {
         let sending = match &self.trouble {
@@ -60,9 +75,12 @@ impl Report {
             Some(trouble) => format!("nothing is delivered: {trouble}"),
             None => format!("delivering to {}", self.sink),
         };
-        match &self.spool_trouble {
-            Some(trouble) => format!("degraded, the spool takes nothing: {trouble}; {sending}"),
-            None => sending,
+        match (&self.spool_trouble, self.stuck) {
+            (Some(trouble), _) => {
+                format!("degraded, the spool takes nothing: {trouble}; {sending}")
+            }
+            (None, Some(stuck)) => format!("stuck: {stuck}"),
+            (None, None) => sending,
         }
     }
 

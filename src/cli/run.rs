@@ -41,7 +41,9 @@ pub fn run(request: Request, terminal: Option<MultiProgress>) -> anyhow::Result<
     let mut heart = service.heart();
     let observe = |report: &Report| {
         live.show(report);
-        heart.as_mut().and_then(|heart| heart.beat(report.boot_ms, true, status(report)))
+        heart
+            .as_mut()
+            .and_then(|heart| heart.beat(report.boot_ms, report.stuck.is_none(), status(report)))
     };
     let runtime = super::runtime()?;
     let ended = runtime.block_on(async {
