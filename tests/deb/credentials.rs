@@ -1,1 +1,144 @@
-//! Each documented way for credentials to reach the service.
+//! Each documented way for AWS credentials to reach the service, one after the
+//! other in one system; a way that is gone delivers nothing any more.
+
+use std::fs;
+
+use iot_agent_test_support::debian::{SOON, System};
+use iot_agent_test_support::eventually;
+use iot_agent_test_support::firehose::FirehoseStandIn;
+use iot_agent_test_support::netns::Netns;
+
+use crate::{Boot, configure, installed};
+
+const PROFILE: &str = "profile = \"telemetry\"\n";
+
+struct Site {
+    system: System,
+    stand_in: FirehoseStandIn,
+    _netns: Netns,
+}
+
+impl Site {
+    fn new() -> Self {
+        let netns = Netns::new();
+        let stand_in = netns.inside(|| FirehoseStandIn::start(Default::default()));
+        let boot = Boot::default().netns(&netns.path());
+        let system = installed(boot, &config(&stand_in, ""));
+        Self { system, stand_in, _netns: netns }
+    }
+
+    fn restart(&self, config_more: &str) {
+        configure(&self.system, &config(&self.stand_in, config_more));
+        self.system.must("systemctl daemon-reload; systemctl restart iot-agent");
+    }
+
+    /// The key as `~/.aws/credentials` has it.
+    fn section(&self, name: &str) -> String {
+        let key = self.stand_in.key();
+        format!(
+            "[{name}]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            key.access_key_id, key.secret_access_key
+        )
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.system.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[track_caller]
+    fn delivers(&self, way: &str) {
+        let before = self.stand_in.stats().stored.samples;
+        eventually(&format!("samples by {way}"), SOON, || {
+            self.stand_in.stats().stored.samples > before
+        });
+        println!("{way}: delivers");
+    }
+
+    /// After `remove`, nothing comes any more.
+    #[track_caller]
+    fn is_refused_without(&self, remove: &str) {
+        self.system.must(remove);
+        self.restart("");
+        let before = self.stand_in.stats().stored.samples;
+        self.system.wait_for(
+            "journalctl -b -u iot-agent _PID=$(pidof iot-agent) -o cat | grep -q 'nothing is delivered'",
+        );
+        assert_eq!(self.stand_in.stats().stored.samples, before, "delivered after {remove}");
+    }
+}
+
+/// With `more` in the sink's section.
+fn config(stand_in: &FirehoseStandIn, more: &str) -> String {
+    let url = stand_in.url();
+    format!(
+        "[sample]\ninterval = \"1s\"\n[send]\ninterval = \"1s\"\n[clock]\nwait = \"0s\"\n\
+         [sink]\nkind = \"firehose\"\n[sink.firehose]\nstream = \"iot-telemetry\"\n\
+         region = \"eu-west-1\"\nendpoint_url = \"{url}\"\n{more}"
+    )
+}
+
+#[test]
+fn every_documented_way_delivers_and_no_secret_is_logged() {
+    let site = Site::new();
+    let key = site.stand_in.key().clone();
+
+    let variables: String =
+        key.environment().iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    site.write("/etc/default/iot-agent", &variables);
+    site.restart("");
+    site.delivers("the environment file");
+    site.is_refused_without("rm /etc/default/iot-agent");
+
+    site.write("/etc/iot-agent.credentials", &site.section("default"));
+    site.system.must("chmod 600 /etc/iot-agent.credentials");
+    site.restart("");
+    site.delivers("LoadCredential");
+    site.is_refused_without("rm /etc/iot-agent.credentials");
+
+    site.write("/tmp/aws", &site.section("default"));
+    site.system.must(
+        "mkdir -p /etc/credstore.encrypted /etc/systemd/system/iot-agent.service.d; \
+         systemd-creds encrypt --name=aws /tmp/aws /etc/credstore.encrypted/aws; rm /tmp/aws",
+    );
+    let drop_in = "[Service]\nLoadCredential=\n\
+                   LoadCredentialEncrypted=aws:/etc/credstore.encrypted/aws\n";
+    site.write("/etc/systemd/system/iot-agent.service.d/credentials.conf", drop_in);
+    site.restart("");
+    site.delivers("systemd-creds");
+    site.is_refused_without("rm -r /etc/systemd/system/iot-agent.service.d");
+
+    let folder = "install -d -o iot-agent -m 700 /var/lib/iot-agent/.aws";
+    site.system.must(folder);
+    site.write("/var/lib/iot-agent/.aws/credentials", &site.section("telemetry"));
+    site.system
+        .must("chown iot-agent /var/lib/iot-agent/.aws/*; chmod 600 /var/lib/iot-agent/.aws/*");
+    site.restart(PROFILE);
+    site.delivers("a profile");
+    site.is_refused_without("rm -r /var/lib/iot-agent/.aws");
+
+    let answer = format!(
+        "#!/bin/sh\necho '{{\"Version\": 1, \"AccessKeyId\": \"{}\", \"SecretAccessKey\": \"{}\"}}'\n",
+        key.access_key_id, key.secret_access_key
+    );
+    site.write("/usr/local/bin/iot-key", &answer);
+    site.system.must(&format!("chmod 755 /usr/local/bin/iot-key; {folder}"));
+    let process = "[profile telemetry]\ncredential_process = /usr/local/bin/iot-key\n";
+    site.write("/var/lib/iot-agent/.aws/config", process);
+    site.restart(PROFILE);
+    site.delivers("credential_process");
+    site.is_refused_without("rm -r /var/lib/iot-agent/.aws");
+
+    site.write("/etc/iot-agent.credentials", &site.section("default"));
+    site.write(
+        "/etc/default/iot-agent",
+        &format!("AWS_ENDPOINT_URL_STS={}\n", site.stand_in.url()),
+    );
+    site.restart("role_arn = \"arn:aws:iam::123456789012:role/iot-agent\"\n");
+    site.delivers("role_arn");
+
+    let journal = site.system.must("journalctl -b -o verbose --no-pager; iot-agent check");
+    assert!(journal.len() > 10_000);
+    assert!(!journal.contains(&key.secret_access_key), "a secret is in the journal");
+}

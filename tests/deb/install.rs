@@ -60,7 +60,7 @@ fn purge_leaves_nothing() {
     let system = booted();
     let before = traces(&system);
     configure(&system, QUICK);
-    system.must("mkdir /etc/iot-agent && echo secret >/etc/iot-agent/key.pem");
+    system.must("echo secret >/etc/iot-agent.credentials");
     system.must("echo IOT_AGENT_LOG=info >/etc/default/iot-agent");
     system.must(&format!("{INSTALL} /packages/v1.deb"));
     system.wait_for("systemctl is-active iot-agent && test -e /var/lib/iot-agent/lake");
@@ -69,4 +69,19 @@ fn purge_leaves_nothing() {
     let left: Vec<_> = traces(&system).difference(&before).cloned().collect();
     assert!(left.is_empty(), "left after a purge: {left:?}");
     assert!(!system.is("pidof iot-agent"));
+}
+
+#[test]
+fn an_apt_repository_of_the_packages_serves_them() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(crate::package("amd64"), folder.path().join("iot-agent.deb")).unwrap();
+    let make = "apt-ftparchive packages . >Packages && gzip -k9 Packages && \
+                apt-ftparchive release . >Release";
+    let made = std::process::Command::new("sh").args(["-c", make]).current_dir(&folder).status();
+    assert!(made.unwrap().success(), "apt-ftparchive: `tests/run` installs it");
+    let system = Boot::default().bind(folder.path(), "/repository").start();
+    let list = "deb [trusted=yes] file:/repository ./\n";
+    std::fs::write(system.path("/etc/apt/sources.list"), list).unwrap();
+    system.must(&format!("apt-get update && {INSTALL} iot-agent"));
+    system.wait_for("systemctl is-active iot-agent");
 }

@@ -32,10 +32,15 @@ impl Netns {
         ["ip", "netns", "exec", &self.name]
     }
 
+    /// Where it can be entered by its name.
+    pub fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
     /// Runs `work` on a thread inside. Sockets opened there stay inside,
     /// whichever thread uses them later.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let path = format!("/run/netns/{}", self.name);
+        let path = self.path();
         let file = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         let enter_and_work = || {
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
