@@ -86,9 +86,9 @@ fn a_profile_is_found_in_it() {
 }
 
 #[test]
-fn an_empty_one_is_none() {
+fn a_blank_one_is_none() {
     let rig = rig();
-    let folder = service(&rig, "");
+    let folder = service(&rig, "\n");
     write(&rig.home().join(".aws/credentials"), &profile("default", &key()), 0o600);
     assert_delivers(&rig, launch(&rig).env("CREDENTIALS_DIRECTORY", folder));
 }

@@ -2,8 +2,8 @@
 //!
 //! systemd's `LoadCredential=aws:FILE` and its encrypted kin put a file of that
 //! name, in the format of `~/.aws/credentials`, where only the service sees it:
-//! it takes the place of that one. An empty file (`SetCredential=aws:`) says
-//! that there is none.
+//! it takes the place of that one. A blank file says that there is none: systemd
+//! 252 takes no empty `SetCredential=`, but `SetCredential=aws:\n`.
 
 use std::env;
 use std::fs;
@@ -31,7 +31,7 @@ fn of_service() -> Option<PathBuf> {
         return None;
     }
     let path = set("CREDENTIALS_DIRECTORY")?.join(NAME);
-    fs::metadata(&path).is_ok_and(|meta| meta.len() > 0).then_some(path)
+    fs::read(&path).is_ok_and(|text| !text.trim_ascii().is_empty()).then_some(path)
 }
 
 fn set(name: &str) -> Option<PathBuf> {

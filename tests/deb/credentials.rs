@@ -97,10 +97,10 @@ fn every_documented_way_delivers_and_no_secret_is_logged() {
     site.delivers("LoadCredential");
     site.is_refused_without("rm /etc/iot-agent.credentials");
 
-    site.write("/tmp/aws", &site.section("default"));
+    site.write("/root/aws", &site.section("default"));
     site.system.must(
         "mkdir -p /etc/credstore.encrypted /etc/systemd/system/iot-agent.service.d; \
-         systemd-creds encrypt --name=aws /tmp/aws /etc/credstore.encrypted/aws; rm /tmp/aws",
+         systemd-creds encrypt --name=aws /root/aws /etc/credstore.encrypted/aws; rm /root/aws",
     );
     let drop_in = "[Service]\nLoadCredential=\n\
                    LoadCredentialEncrypted=aws:/etc/credstore.encrypted/aws\n";

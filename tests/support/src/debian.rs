@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -194,13 +194,11 @@ impl System {
     /// Waits until `script` succeeds.
     #[track_caller]
     pub fn wait_for(&self, script: &str) {
-        let mut holds = false;
-        for _ in 0..SOON.as_millis() / 100 {
-            holds = self.is(script);
-            if holds {
-                break;
-            }
+        let start = Instant::now();
+        let mut holds = self.is(script);
+        while !holds && start.elapsed() < SOON {
             std::thread::sleep(Duration::from_millis(100));
+            holds = self.is(script);
         }
         assert!(holds, "not within {SOON:?}: {script}\n{}", self.journal());
     }
