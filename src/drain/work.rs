@@ -339,6 +339,7 @@ impl Drain {
             let (backlog_bytes, _) = spool.backlog();
             tracing::warn!(
                 sink = self.sink,
+                reason = ?trouble.kind,
                 backlog_bytes,
                 "nothing is delivered, samples are kept: {}",
                 trouble.text
