@@ -333,6 +333,7 @@ fn check_says_what_is_unusable_and_leaves_nothing_behind() {
     let findings = report["findings"].as_array().unwrap();
     let status = |part| findings.iter().find(|f| f["part"] == part).unwrap()["status"].clone();
     assert_eq!((status("spool"), status("sink")), (json!("ok"), json!("error")));
+    assert_eq!(home.ended("check --offline").code, Some(0));
     assert!(!home.path("spool").exists());
     assert_eq!(home.ended("check --set sink.kind=lake").code, Some(0));
     assert!(!home.path("spool").exists() && !home.path("lake").exists());

@@ -96,6 +96,9 @@ enum Command {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+        /// Leave the sink out: ask nobody, need no credentials
+        #[arg(long)]
+        offline: bool,
         #[command(flatten)]
         common: Box<Common>,
     },
@@ -292,7 +295,9 @@ impl Cli {
         match self.command {
             None => run::run(outer.request()?, live),
             Some(Command::Run { common }) => run::run(common.after(outer).request()?, live),
-            Some(Command::Check { common, json }) => check::check(common.after(outer), json),
+            Some(Command::Check { common, json, offline }) => {
+                check::check(common.after(outer), json, offline)
+            }
             Some(Command::Sample { common, json, watch }) => {
                 sample::sample(&common.after(outer).load()?.config, json, watch)
             }
