@@ -92,6 +92,15 @@ fn property(system: &System, name: &str) -> String {
     system.must(&format!("systemctl show --value -p {name} iot-agent")).trim().to_owned()
 }
 
+/// Waits until so many commits were made, each of a second's sample at least.
+#[track_caller]
+fn wait_for_commits(system: &System, count: usize) {
+    for _ in 0..count {
+        system.must("touch /run/before");
+        system.wait_for("test /var/lib/iot-agent/spool/ledger -nt /run/before");
+    }
+}
+
 /// How many records wait in the spool of an agent that is stopped.
 #[track_caller]
 fn waiting(system: &System) -> usize {

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Boot, UNREACHABLE};
-use crate::{INSTALL, QUICK, booted, configure, installed, main_pid, property, waiting};
+use iot_agent_test_support::debian::{Boot, System};
+
+use crate::{
+    INSTALL, QUICK, UNREACHABLE, booted, configure, installed, main_pid, property,
+    wait_for_commits, waiting,
+};
 
 /// Every path of the system that may be the package's, and every account.
-fn traces(system: &iot_agent_test_support::debian::System) -> BTreeSet<String> {
+fn traces(system: &System) -> BTreeSet<String> {
     let find = "find / -xdev -name '*iot-agent*' -not -path '/proc/*' -not -path '/sys/*' \
                 -not -path '/tmp/*' -not -path '/packages/*' -not -path '/var/log/*' \
                 -not -path '/run/*'; getent passwd | cut -d: -f1; getent group | cut -d: -f1";
@@ -43,8 +47,8 @@ fn it_is_active_within_two_seconds() {
 fn remove_keeps_the_data_and_a_later_install_goes_on_with_it() {
     let system = installed(Boot::default(), UNREACHABLE);
     system.must("echo '# mine' >>/etc/iot-agent.toml");
-    system.wait_for("find /var/lib/iot-agent/spool -type f | grep -q .");
-    system.must("sleep 5; apt-get remove -y iot-agent");
+    wait_for_commits(&system, 5);
+    system.must("apt-get remove -y iot-agent");
     assert!(!system.is("pidof iot-agent"));
     assert!(!system.is("systemctl is-active iot-agent"));
     assert!(system.is("test -s /var/lib/iot-agent/spool/ledger && grep mine /etc/iot-agent.toml"));

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use iot_agent_test_support::debian::{Boot, System};
-use iot_agent_test_support::duckdb;
+use iot_agent_test_support::debian::{Boot, SOON, System};
+use iot_agent_test_support::{duckdb, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -28,9 +28,15 @@ fn sensors(folder: &Path) {
 /// The last sample of the lake.
 #[track_caller]
 fn last(system: &System) -> Value {
-    system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet && sleep 3");
+    let folder = system.path("/var/lib/iot-agent/lake/data");
+    // The first sample has no CPU share yet.
     let sql = "select * from lake where seq > 1 order by timestamp desc limit 1";
-    duckdb::query(&system.path("/var/lib/iot-agent/lake/data"), sql).remove(0)
+    let mut rows = Vec::new();
+    eventually("samples in the lake", SOON, || {
+        rows = if folder.exists() { duckdb::query(&folder, sql) } else { Vec::new() };
+        !rows.is_empty()
+    });
+    rows.remove(0)
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::fs;
 use iot_agent_test_support::debian::System;
 use serde_json::Value;
 
-use crate::{Boot, QUICK, UNREACHABLE, configure, installed, main_pid, property, waiting};
+use crate::{
+    Boot, QUICK, UNREACHABLE, configure, installed, main_pid, property, wait_for_commits, waiting,
+};
 
 /// Whether the lake is complete, as `iot-agent verify-lake` counts.
 #[track_caller]
@@ -54,12 +56,13 @@ fn a_killed_agent_is_started_again_and_declares_what_it_lost() {
 #[test]
 fn a_stop_flushes() {
     let system = installed(Boot::default(), UNREACHABLE);
-    system.wait_for("find /var/lib/iot-agent/spool -type f | grep -q .");
+    wait_for_commits(&system, 2);
     system.must("systemctl stop iot-agent");
     assert_eq!(property(&system, "Result"), "success");
-    let ended: Vec<_> = entries(&system);
-    assert!(!ended.is_empty());
-    assert!(waiting(&system) > 0);
+    let ended = entries(&system);
+    let ended = ended.iter().rfind(|entry| entry["MESSAGE"] == "stopped").unwrap();
+    let samples: usize = ended["IOT_SAMPLES"].as_str().unwrap().parse().unwrap();
+    assert_eq!(waiting(&system), samples, "all that was sampled, and no more: {ended}");
 }
 
 #[test]
@@ -114,7 +117,8 @@ fn a_wrong_configuration_is_said_once_and_not_tried_for_ever() {
 #[test]
 fn a_reboot_keeps_the_spool_and_starts_the_agent() {
     let mut system = installed(Boot::default(), UNREACHABLE);
-    system.must("sleep 5; systemctl stop iot-agent");
+    wait_for_commits(&system, 3);
+    system.must("systemctl stop iot-agent");
     let before = waiting(&system);
     assert!(before > 2);
     system.must("systemctl start iot-agent");

@@ -3,7 +3,8 @@
 use std::fs;
 
 use crate::{
-    Boot, INSTALL, QUICK, UNREACHABLE, booted_with, configure, main_pid, package, repacked, waiting,
+    Boot, INSTALL, QUICK, UNREACHABLE, booted_with, configure, main_pid, package, repacked,
+    wait_for_commits, waiting,
 };
 use iot_agent_test_support::debian::System;
 
@@ -30,7 +31,8 @@ fn with_three_versions(config: &str) -> System {
 #[test]
 fn an_upgrade_loses_no_sample_and_keeps_an_edited_conffile() {
     let system = with_three_versions(UNREACHABLE);
-    system.must("echo '# mine' >>/etc/iot-agent.toml; sleep 4");
+    system.must("echo '# mine' >>/etc/iot-agent.toml");
+    wait_for_commits(&system, 4);
     let pid = main_pid(&system);
     // Nobody can answer a question here: dpkg would fail.
     system.must(&format!("{INSTALL} /packages/v2.deb </dev/null"));
@@ -67,7 +69,8 @@ fn an_unedited_conffile_is_replaced_without_a_question() {
 #[test]
 fn a_downgrade_keeps_what_waits() {
     let system = with_three_versions(UNREACHABLE);
-    system.must(&format!("{INSTALL} /packages/v2.deb; sleep 4"));
+    system.must(&format!("{INSTALL} /packages/v2.deb"));
+    wait_for_commits(&system, 3);
     system.must(&format!("{INSTALL} --allow-downgrades /packages/v1.deb"));
     system.wait_for("systemctl is-active iot-agent");
     system.must("systemctl stop iot-agent");
@@ -93,7 +96,8 @@ fn make_newer(path: &std::path::Path) {
 #[test]
 fn a_spool_of_a_newer_version_is_refused_and_not_touched() {
     let system = with_three_versions(UNREACHABLE);
-    system.must("sleep 4; systemctl stop iot-agent");
+    wait_for_commits(&system, 3);
+    system.must("systemctl stop iot-agent");
     let ledger = system.path("/var/lib/iot-agent/spool/ledger");
     make_newer(&ledger);
     let sums =
