@@ -92,3 +92,24 @@ fn a_disk_of_its_own_for_the_data_may_come_and_be_purged() {
     assert_eq!(property(&system, "NRestarts"), "0");
     system.must("apt-get purge -y iot-agent && test -z \"$(ls -A /var/lib/iot-agent)\"");
 }
+
+#[test]
+fn the_examples_do_what_they_say() {
+    let system = installed(Boot::default(), QUICK);
+    let examples = "/usr/share/doc/iot-agent/examples";
+    let drop_ins = "/etc/systemd/system/iot-agent.service.d";
+    system.must("systemctl stop iot-agent; rm -r /var/lib/iot-agent");
+    // A partition that stays, below a root that forgets.
+    system.must("mkdir -p /data/iot-agent && chown iot-agent: /data/iot-agent");
+    system.must(&format!("mkdir {drop_ins} && cp {examples}/*.conf {drop_ins}"));
+    system.must("systemctl daemon-reload && systemctl start iot-agent");
+    system.wait_for("ls /data/iot-agent/lake/data/*/*.parquet");
+    let said = system
+        .must("journalctl -b -o cat | grep 'Unknown' | grep -v '/iot-agent.service:' || true");
+    assert_eq!(said, "");
+    // The configurations are whole.
+    for name in ["firehose", "raspberry-pi", "simulate"] {
+        let check = format!("iot-agent check --offline --config {examples}/{name}.toml");
+        system.must(&format!("systemctl stop iot-agent; {check}"));
+    }
+}
