@@ -2,10 +2,13 @@
 //! other in one system; a way that is gone delivers nothing any more.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
 
 use iot_agent_test_support::debian::{SOON, System};
 use iot_agent_test_support::eventually;
-use iot_agent_test_support::firehose::FirehoseStandIn;
+use iot_agent_test_support::firehose::{FirehoseStandIn, Key, Options};
 use iot_agent_test_support::netns::Netns;
 
 use crate::{Boot, configure, installed};
@@ -15,16 +18,19 @@ const PROFILE: &str = "profile = \"telemetry\"\n";
 struct Site {
     system: System,
     stand_in: FirehoseStandIn,
-    _netns: Netns,
+    netns: Netns,
 }
 
 impl Site {
     fn new() -> Self {
         let netns = Netns::new();
-        let stand_in = netns.inside(|| FirehoseStandIn::start(Default::default()));
+        let mut keys = Options::default().keys;
+        keys.push(instance_key());
+        let options = Options { keys, ..Options::default() };
+        let stand_in = netns.inside(|| FirehoseStandIn::start(options));
         let boot = Boot::default().netns(&netns.path());
         let system = installed(boot, &config(&stand_in, ""));
-        Self { system, stand_in, _netns: netns }
+        Self { system, stand_in, netns }
     }
 
     fn restart(&self, config_more: &str) {
@@ -79,6 +85,45 @@ fn config(stand_in: &FirehoseStandIn, more: &str) -> String {
     )
 }
 
+/// What the role of an instance is given.
+fn instance_key() -> Key {
+    let key = Key::new("ASIAINSTANCE0000", "instance/secret+key");
+    Key { session_token: Some("instance/token".into()), ..key }
+}
+
+/// Answers as an EC2 instance's metadata service does, until the test ends.
+fn instance_metadata(netns: &Netns) -> SocketAddr {
+    let listener = netns.inside(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    let key = instance_key();
+    let credentials = serde_json::json!({
+        "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": "2026-01-01T00:00:00Z",
+        "AccessKeyId": key.access_key_id, "SecretAccessKey": key.secret_access_key,
+        "Token": key.session_token, "Expiration": "2099-01-01T00:00:00Z",
+    });
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let request = lines.next().unwrap_or_default();
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let answer = match request.split(' ').nth(1).unwrap_or_default() {
+                "/latest/api/token" => "session".to_owned(),
+                path if path.trim_end_matches('/').ends_with("security-credentials") => {
+                    "device".to_owned()
+                }
+                _ => credentials.to_string(),
+            };
+            let head = "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\nconnection: close";
+            let length = answer.len();
+            let _ = write!(
+                &stream,
+                "HTTP/1.1 200 OK\r\n{head}\r\ncontent-length: {length}\r\n\r\n{answer}"
+            );
+        }
+    });
+    address
+}
+
 #[test]
 fn every_documented_way_delivers_and_no_secret_is_logged() {
     let site = Site::new();
@@ -130,6 +175,13 @@ fn every_documented_way_delivers_and_no_secret_is_logged() {
     site.delivers("credential_process");
     site.is_refused_without("rm -r /var/lib/iot-agent/.aws");
 
+    let metadata = instance_metadata(&site.netns);
+    let variable = format!("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{metadata}\n");
+    site.write("/etc/default/iot-agent", &variable);
+    site.restart("");
+    site.delivers("the instance's role");
+    site.is_refused_without("rm /etc/default/iot-agent");
+
     site.write("/etc/iot-agent.credentials", &site.section("default"));
     site.write(
         "/etc/default/iot-agent",
@@ -150,4 +202,5 @@ fn every_documented_way_delivers_and_no_secret_is_logged() {
     assert!(journal.len() > 10_000);
     let said = journal + &check;
     assert!(!said.contains(&key.secret_access_key), "a secret is told");
+    assert!(!said.contains(&instance_key().secret_access_key), "a secret is told");
 }
