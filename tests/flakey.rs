@@ -31,7 +31,7 @@ const AGENT: &str = env!("CARGO_BIN_EXE_iot-agent");
 
 const SOON: Duration = Duration::from_secs(180);
 
-const DEVICES: usize = 50;
+const DEVICES: usize = 20;
 const INTERVAL_MS: i64 = 100;
 
 /// `spool.max_loss`, one sample's interval, and a commit in a virtual machine on
@@ -65,8 +65,9 @@ fn command(home: &Path, spool: &Path) -> Vec<String> {
 
 /// One line of the plan that `tests/flakey/init` follows.
 fn draw(random: &mut StdRng) -> String {
-    // Offline, the spool alone has what is sampled.
-    let sink = *["firehose", "firehose", "lake"].choose(random).unwrap();
+    // Offline, the spool alone has what is sampled; online often enough that it
+    // drops nothing for being full.
+    let sink = *["firehose", "lake"].choose(random).unwrap();
     let fault =
         *["drop_writes", "drop_writes", "drop_writes", "error_writes"].choose(random).unwrap();
     // ext4 commits its journal by itself seldom, always, or as it is used to.
@@ -116,7 +117,8 @@ fn cut(home: &Path, plan: &[String]) {
         let last = logs.max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         panic!(
-            "it ended before its end\n{}\n{}\n{}",
+            "the virtual machine ended early (`tests/setup` installs it)\n{}{}\n{}\n{}",
+            machine.stderr(),
             machine.stdout(),
             read(home.join("init.log")),
             last.map(read).unwrap_or_default()
@@ -168,23 +170,33 @@ fn unbroken(lake: &Path) -> BTreeMap<u64, BTreeMap<String, i64>> {
     runs
 }
 
-/// For each cut of an agent that sampled: how long before it the oldest sample
-/// was taken that is not in the lake.
-fn lost_ms(home: &Path) -> Vec<i64> {
+/// A cut of an agent that had begun to sample.
+struct Cut {
+    number: usize,
+    /// How long before it the oldest sample was taken that is not in the lake.
+    lost_ms: i64,
+}
+
+fn look(home: &Path) -> Vec<Cut> {
     let runs = unbroken(&home.join("lake"));
-    let cuts = fs::read_to_string(home.join("cuts")).unwrap();
-    let mut lost = Vec::new();
-    for (number, cut) in cuts.lines().enumerate() {
+    let times = fs::read_to_string(home.join("cuts")).unwrap();
+    let mut cuts = Vec::new();
+    for (number, cut) in (1..).zip(times.lines()) {
         assert!(cut.contains(" flakey "), "{cut}");
         let at_ms: i64 = cut.split_once(' ').unwrap().0.parse().unwrap();
-        let log = fs::read_to_string(home.join(format!("agent-{}.log", number + 1))).unwrap();
+        let log = log(home, number);
         assert!(!log.contains("panicked at src"), "{log}");
         let Some((run, began_ms)) = began(&log) else { continue };
         let devices = runs.get(&run).filter(|devices| devices.len() == DEVICES);
         let after_ms = devices.and_then(|devices| Some(devices.values().min()? + INTERVAL_MS));
-        lost.push(at_ms - after_ms.unwrap_or(began_ms));
+        cuts.push(Cut { number, lost_ms: at_ms - after_ms.unwrap_or(began_ms) });
     }
-    lost
+    cuts
+}
+
+/// What the agent said that was cut off as the `number`th.
+fn log(home: &Path, number: usize) -> String {
+    fs::read_to_string(home.join(format!("agent-{number}.log"))).unwrap_or_default()
 }
 
 #[test]
@@ -192,7 +204,7 @@ fn after_power_cuts_under_ext4_nothing_is_lost_that_was_durable() {
     let mut random = rng();
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
-    let plan: Vec<String> = (0..by_tier(3, 6, 200)).map(|_| draw(&mut random)).collect();
+    let plan: Vec<String> = (0..by_tier(3, 5, 200)).map(|_| draw(&mut random)).collect();
     let start = Instant::now();
     cut(home, &plan);
     println!("{} cuts within {:?}", plan.len(), start.elapsed());
@@ -204,15 +216,25 @@ fn after_power_cuts_under_ext4_nothing_is_lost_that_was_durable() {
     let report: Value = serde_json::from_str(&verify.stdout()).unwrap();
     let runs = report["runs"].as_array().unwrap();
     let sum = |field| runs.iter().map(|row| number(row, field)).sum::<u64>();
-    let lost = lost_ms(home);
+    let cuts = look(home);
+    let mut lost_ms: Vec<i64> = cuts.iter().map(|cut| cut.lost_ms).collect();
+    lost_ms.sort_unstable();
     println!(
-        "{} samples of {} starts, {} declared, {} missing, {} twice; lost (ms): {lost:?}",
+        "{} samples of {} starts, {} missing, {} twice, {} declared; lost (ms): {lost_ms:?}",
         sum("present"),
-        lost.len(),
-        sum("declared"),
+        cuts.len(),
         sum("missing"),
-        sum("duplicated")
+        sum("duplicated"),
+        sum("declared")
     );
+    for Cut { number, lost_ms } in cuts.iter().filter(|cut| cut.lost_ms > MAY_BE_LOST_MS) {
+        let logs = [*number, number + 1].map(|number| log(home, number)).join("and then\n");
+        println!("cut {number}, {}: {lost_ms} ms lost\n{logs}", plan[number - 1]);
+    }
+    let gaps = "select distinct run, marker from lake where marker.kind = 'gap'";
+    let gaps = duckdb::query(&home.join("lake"), gaps);
     assert!(complete.success(), "{report}");
-    assert!(lost.iter().all(|ms| *ms <= MAY_BE_LOST_MS), "{lost:?}");
+    // What was durable is there and need not be declared.
+    assert!(gaps.is_empty(), "{gaps:?}");
+    assert!(*lost_ms.last().unwrap() <= MAY_BE_LOST_MS);
 }
