@@ -16,6 +16,8 @@ mod disk;
 mod faults;
 #[path = "firehose/kills.rs"]
 mod kills;
+#[path = "firehose/moments.rs"]
+mod moments;
 #[path = "firehose/outages.rs"]
 mod outages;
 #[path = "firehose/plain.rs"]
