@@ -7,6 +7,8 @@
 
 #[path = "disks/failing.rs"]
 mod failing;
+#[path = "disks/first_start.rs"]
+mod first_start;
 #[path = "disks/hung.rs"]
 mod hung;
 #[path = "disks/removed.rs"]

@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::ledger::Ranges;
+use crate::ledger::{Ranges, is_bad};
 use crate::record::{Gap, GapReason};
 use crate::spool::chunk::{Header, MAGIC, MAX_FRAME_BYTES};
 use crate::spool::gaps::gap_of;
@@ -101,11 +101,6 @@ fn find_magic(bytes: &[u8], mut from: usize, until: usize) -> Option<usize> {
         }
         from = at + 1;
     }
-}
-
-/// Whether a medium has failed, rather than said no.
-pub fn is_bad(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// Reads one block; a bad one reads as zeros.

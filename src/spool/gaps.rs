@@ -251,7 +251,7 @@ mod tests {
         (0..20_000).for_each(|n| gaps.add(&gap(&format!("{n:064}"), 0, u64::from(u32::MAX))));
         assert_eq!(gaps.iter().count(), MAX_GAPS);
         let folder = tempfile::tempdir().unwrap();
-        let mut ledger = crate::ledger::Ledger::open(folder.path()).unwrap();
+        let mut ledger = crate::ledger::Ledger::open(folder.path(), false).unwrap();
         ledger.book_mut().declarations = gaps.to_json();
         ledger.commit().unwrap();
     }

@@ -19,9 +19,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::ledger::{Ledger, Ranges};
-use crate::record::{Gap, GapReason, RunEnd};
-use crate::spool::carve::is_bad;
+use crate::ledger::{Ledger, Ranges, is_bad};
+use crate::record::{Gap, GapReason, Run, RunEnd};
 use crate::spool::chunk::{Header, renumbered};
 use crate::spool::ends::Ends;
 use crate::spool::gaps::{Gaps, News, gap_of};
@@ -115,13 +114,16 @@ pub struct Keeper {
     /// Fetches in a row that the disk could not answer.
     misreads: u32,
     cannot_delete: bool,
-    /// Of a folder that was begun anew.
+    /// Of a folder that was begun anew, or claimed late.
     lock: Option<File>,
+    /// This start's run, where the folder is yet to be claimed.
+    late: Option<Run>,
 }
 
 impl Keeper {
     pub fn new(folder: PathBuf, bounds: Bounds, ledger: Ledger, opener: Box<dyn Opener>) -> Self {
         Self {
+            late: None,
             generations: Generations::new(&folder, opener),
             folder,
             bounds,
@@ -147,6 +149,7 @@ impl Keeper {
     /// Takes stock. What cannot be opened now and may be later is an error,
     /// unless patience has run out.
     pub fn open(&mut self, patient: bool) -> Result<(), StoreError> {
+        self.claim_late(patient)?;
         let book = self.ledger.book();
         self.outstanding = book.outstanding.clone();
         self.surplus = self.outstanding.count().saturating_sub(book.outstanding_chunks);

@@ -180,10 +180,15 @@ impl Spool {
 
     /// A spool and its owner, which is yet to run.
     fn with_owner(claim: Claim, boot: BootId, opener: Box<dyn Opener>) -> (Self, Owner) {
-        let Claim { folder, bounds, max_loss, ledger, .. } = claim;
+        let run = claim.run();
+        let Claim { folder, bounds, max_loss, ledger, late, .. } = claim;
         let dead = DeadLetters::new(&folder);
         let commit_bytes = bounds.commit_bytes;
-        let (line, owner) = thread::line(Keeper::new(folder, bounds, ledger, opener), dead);
+        let mut keeper = Keeper::new(folder, bounds, ledger, opener);
+        if late {
+            keeper.claims_late(run);
+        }
+        let (line, owner) = thread::line(keeper, dead);
         let spool = Self {
             max_loss_ms: u64::try_from(max_loss.as_millis()).unwrap_or(u64::MAX),
             commit_bytes,

@@ -113,7 +113,7 @@ enum End {
 /// A run that is drawn by chance would not repeat.
 fn draw_run(folder: &Path) {
     drop(Claim::new(&config(folder).spool).unwrap());
-    let mut ledger = Ledger::open(folder).unwrap();
+    let mut ledger = Ledger::open(folder, false).unwrap();
     ledger.book_mut().run = 1 << 40;
     ledger.commit().unwrap();
 }

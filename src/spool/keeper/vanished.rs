@@ -1,14 +1,33 @@
-//! A spool folder that somebody removed, or moved away, under a running agent.
+//! A spool folder that could not be had at the start, or that somebody removed,
+//! or moved away, under a running agent.
 //!
 //! Open files outlive their names: what is written to them would be gone with
 //! the process. So each write first sees that they are still where it opened
 //! them, and otherwise begins the spool anew in its place.
 
+use std::path::Path;
+
+use crate::record::Run;
 use crate::spool::claim;
 use crate::spool::keeper::Keeper;
 use crate::spool::store::StoreError;
 
 impl Keeper {
+    /// The folder is yet to be claimed for `run`.
+    pub fn claims_late(&mut self, run: Run) {
+        self.late = Some(run);
+    }
+
+    /// Claims the folder if that could not be done at the start.
+    pub(super) fn claim_late(&mut self, patient: bool) -> Result<(), StoreError> {
+        let Some(run) = self.late else { return Ok(()) };
+        let claimed = claim::take(&self.folder, patient);
+        let (lock, mut ledger) = claimed.map_err(|e| store_error(&self.folder, e))?;
+        claim::begin(&mut ledger, Some(run)).map_err(|e| self.ledger_error(e))?;
+        (self.lock, self.ledger, self.late) = (lock, ledger, None);
+        Ok(())
+    }
+
     /// Begins anew where the folder, or the part that is written to, is no
     /// longer there. Chunks with numbers below `next` that went with it are
     /// lost unless memory still has them.
@@ -16,9 +35,8 @@ impl Keeper {
         if !self.ledger.is_gone() && !self.generations.newest_is_gone() {
             return Ok(());
         }
-        let io = |error: &dyn ToString| std::io::Error::other(error.to_string());
         let anew = claim::create(&self.folder).and_then(|()| claim::lock(&self.folder));
-        let lock = anew.map_err(|e| StoreError::io(&self.folder, io(&e)))?;
+        let lock = anew.map_err(|e| store_error(&self.folder, e))?;
         // The lock of the folder that is gone keeps nobody out of this one.
         self.lock = lock.or(self.lock.take());
         self.ledger.write_anew();
@@ -28,5 +46,12 @@ impl Keeper {
         let folder = self.folder.display();
         tracing::error!(%folder, chunks, "the spool was removed while in use, and is begun anew");
         Ok(())
+    }
+}
+
+fn store_error(folder: &Path, error: claim::Error) -> StoreError {
+    match error {
+        claim::Error::Io { path, source, .. } => StoreError::io(&path, source),
+        other => StoreError::io(folder, std::io::Error::other(other.to_string())),
     }
 }

@@ -384,7 +384,7 @@ fn a_run_is_durable_before_it_is_used_and_never_used_twice() {
         (0..5).map(|_| Claim::new(&settings(folder.path())).unwrap().run()).collect();
     assert!(runs.windows(2).all(|pair| pair[1] == pair[0].next()), "{runs:?}");
     // A copied card is another device.
-    let mut ledger = crate::ledger::Ledger::open(folder.path()).unwrap();
+    let mut ledger = crate::ledger::Ledger::open(folder.path(), false).unwrap();
     ledger.book_mut().machine ^= 1;
     ledger.commit().unwrap();
     let run = Claim::new(&settings(folder.path())).unwrap().run();
