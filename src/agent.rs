@@ -5,22 +5,26 @@
 
 mod alarm;
 mod handover;
+mod reload;
 mod report;
 mod sampler;
 #[cfg(test)]
 mod simulation;
 
+pub use reload::{Refused, Reload};
 pub use report::Report;
 
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::clock::{self, Clock, Moment};
 use crate::config::{Config, model};
 use crate::drain::{Drain, Verdict};
+use crate::health::watchdog::{Errand, Vitals, Watchdog};
 use crate::sensor::Sensor;
 use crate::sensor::host::HostSensor;
 use crate::sensor::simulated::Simulated;
@@ -31,6 +35,7 @@ use crate::sink::{self, Delivering, Probing, Sink};
 use crate::spool::{self, Claim, Spool};
 use alarm::{Alarm, Wake};
 use handover::Gate;
+use reload::Change;
 use sampler::Sampler;
 
 /// A newcomer sees the first rows of a local sink after this long.
@@ -80,10 +85,13 @@ pub fn open_sensor(config: &Config) -> Box<dyn Sensor> {
     }
 }
 
-/// Runs the line until `stop`; `observe` hears of it about once a second.
+/// Runs the line until `stop`, and has it change as `reloads` ask. `observe` hears of it from the first sample on,
+/// about once a second, and says by which boot time (ms) at the latest it wants
+/// to hear again.
 pub async fn run(
     config: &Config,
-    observe: impl FnMut(&Report),
+    mut reloads: mpsc::Receiver<Reload>,
+    mut observe: impl FnMut(&Report) -> Option<u64>,
     stop: impl Future<Output = ()>,
 ) -> Result<Report, Error> {
     let clock = Clock::new();
@@ -92,6 +100,8 @@ pub async fn run(
     let mut sampler = Sampler::new(config, open_sensor(config), claim.run(), &now);
     let mut spool = Spool::open(claim, clock.boot())?;
     sampler.step(&now, &mut spool);
+    // A sink may take its time to find its credentials; the agent runs already.
+    observe(&Report::of_a_start(&now, &sampler, &spool.stats()));
     let mut stop = pin!(stop);
     let sink = tokio::select! {
         biased;
@@ -114,7 +124,25 @@ pub async fn run(
     );
     let alarm = Alarm::new().map_err(Error::Timer)?;
     let mut line = Line::new(config, clock, alarm, sampler, spool, sink, observe);
-    let went = line.go_until(stop).await;
+    let mut config = config.clone();
+    let went = loop {
+        let mut next = None;
+        let told = async {
+            tokio::select! {
+                biased;
+                () = &mut stop => {}
+                change = Change::next(&config, &mut reloads) => next = Some(change),
+            }
+        };
+        let went = line.go_until(pin!(told)).await;
+        match next {
+            Some(change) if went.is_ok() => {
+                config = change.config.clone();
+                line.next = Some(change);
+            }
+            _ => break went,
+        }
+    };
     let ended = line.end().await;
     went.and(ended)
 }
@@ -154,12 +182,17 @@ struct Line<O, A> {
     /// Boot time of the next hand-over.
     send_ms: u64,
     interval_ms: u64,
+    /// What it is to change to.
+    next: Option<Change>,
     observe: O,
     observed_ms: u64,
+    /// Boot time by which the observer wants to be called.
+    observe_by_ms: Option<u64>,
+    watchdog: Watchdog,
     report: Report,
 }
 
-impl<O: FnMut(&Report), A: Wake> Line<O, A> {
+impl<O: FnMut(&Report) -> Option<u64>, A: Wake> Line<O, A> {
     fn new(
         config: &Config,
         clock: Clock,
@@ -182,7 +215,10 @@ impl<O: FnMut(&Report), A: Wake> Line<O, A> {
             interval_ms: millis(config.send.interval),
             delivering: None,
             asking: None,
+            next: None,
+            watchdog: Watchdog::default(),
             observed_ms: 0,
+            observe_by_ms: None,
             report: Report { sink: sink.name(), ..Report::default() },
             random: rand::random,
             alarm,
@@ -214,6 +250,7 @@ impl<O: FnMut(&Report), A: Wake> Line<O, A> {
 
     /// Does all that is due; returns the boot time (ms) of what comes next.
     fn work(&mut self, now: &Moment) -> u64 {
+        self.change_between_deliveries(now);
         self.learn_offset(now);
         let sample_ms = self.sampler.step(now, &mut self.spool);
         self.spool.tick(now);
@@ -222,7 +259,8 @@ impl<O: FnMut(&Report), A: Wake> Line<O, A> {
         }
         self.hand_over(now, false);
         self.tell(now);
-        let due = [self.spool.due_ms(), self.drain.retry_at_ms(), self.gate.opens_ms(now)];
+        let (spool, drain) = (self.spool.due_ms(), self.drain.retry_at_ms());
+        let due = [spool, drain, self.gate.opens_ms(now), self.observe_by_ms];
         let later = due.into_iter().flatten().filter(|&ms| ms > now.boot_ms);
         later.chain([sample_ms, self.send_ms]).min().unwrap_or(sample_ms)
     }
@@ -264,23 +302,42 @@ impl<O: FnMut(&Report), A: Wake> Line<O, A> {
     fn settle(&mut self, verdict: Verdict) {
         self.delivering = None;
         let now = self.clock.now();
+        let before = self.drain.stats().delivered;
         self.drain.settle(verdict, &mut self.spool, now.boot_ms, (self.random)());
+        if self.drain.stats().delivered > before {
+            self.report.last_delivery_ms = Some(now.wall_ms);
+        }
     }
 
     fn tell(&mut self, now: &Moment) {
-        if now.boot_ms.saturating_sub(self.observed_ms) < OBSERVE_EVERY_MS {
+        let asked = self.observe_by_ms.is_some_and(|by_ms| by_ms <= now.boot_ms);
+        if !asked && now.boot_ms.saturating_sub(self.observed_ms) < OBSERVE_EVERY_MS {
             return;
         }
         self.observed_ms = now.boot_ms;
         self.fill_report(now);
-        (self.observe)(&self.report);
+        self.observe_by_ms = (self.observe)(&self.report);
     }
 
     fn fill_report(&mut self, now: &Moment) {
         let backlog = sampler::backlog(&self.spool, now);
         self.report.fill(&self.spool.stats(), self.drain.stats(), (backlog.bytes, backlog.age_s));
-        self.report.temperature = self.sampler.temperature();
-        self.report.backfill = self.sampler.backfill();
+        self.report.date(now, &self.sampler);
+        self.report.live(self.watchdog.judge(&self.vitals(now)));
+    }
+
+    fn vitals(&self, now: &Moment) -> Vitals {
+        let (waiting, answers) = self.spool.errand();
+        Vitals {
+            now_ms: now.boot_ms,
+            interval_ms: self.sampler.interval_ms(),
+            sampled_ms: self.sampler.last_turn_ms(),
+            delivery: Errand {
+                waiting: self.drain.in_flight(),
+                answers: self.drain.stats().batches,
+            },
+            disk: Errand { waiting, answers },
+        }
     }
 
     /// Hands over what is at hand, until there is no more or it is refused.

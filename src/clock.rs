@@ -153,6 +153,13 @@ pub fn boot_ms() -> u64 {
     u64::try_from(ms).unwrap_or(0)
 }
 
+/// Microseconds of CLOCK_MONOTONIC, suspend not included.
+pub fn monotonic_us() -> u64 {
+    let t = clock_gettime(ClockId::Monotonic);
+    let us = t.tv_sec.saturating_mul(1_000_000).saturating_add(t.tv_nsec / 1000);
+    u64::try_from(us).unwrap_or(0)
+}
+
 /// What the kernel says of its clock; under a sandbox that forbids asking,
 /// what timesyncd left behind.
 fn kernel_synced() -> bool {

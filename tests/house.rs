@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 /// What each room may know. Those that wire the line may know all.
 const ARROWS: &[(&str, &[&str])] = &[
     ("clock", &[]),
+    ("health", &["clock"]),
     ("ledger", &[]),
     ("aws", &[]),
     ("sensor", &["clock"]),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::agent::millis;
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::record::{Backlog, Recorder, Run};
@@ -19,6 +20,11 @@ pub struct Sampler {
     /// The moment being sampled, and the next device to ask.
     current: Option<(Moment, usize)>,
     temperature: Option<f64>,
+    interval_ms: u64,
+    /// When it last sampled.
+    last: Option<Moment>,
+    /// Boot time (ms) of when it last sampled, or waited for room.
+    last_turn_ms: u64,
     said_wait: bool,
 }
 
@@ -30,7 +36,35 @@ impl Sampler {
             None => Pace::new(1.0, Duration::ZERO, interval, start),
         };
         let recorder = Recorder::new(&config.device, &*sensor, run);
-        Self { sensor, recorder, pace, current: None, temperature: None, said_wait: false }
+        Self {
+            sensor,
+            recorder,
+            pace,
+            current: None,
+            temperature: None,
+            interval_ms: millis(interval),
+            last: None,
+            last_turn_ms: start.boot_ms,
+            said_wait: false,
+        }
+    }
+
+    /// Goes on as `config` says, with `sensor` if there is a new one, and where
+    /// the interval has changed with a sample at `now`.
+    pub fn change(
+        &mut self,
+        config: &Config,
+        sensor: Option<Box<dyn Sensor>>,
+        now: Option<&Moment>,
+    ) {
+        self.recorder.label(&config.device);
+        if let Some(sensor) = sensor {
+            self.sensor = sensor;
+        }
+        if let Some(now) = now {
+            self.interval_ms = millis(config.sample.interval);
+            self.pace = Pace::new(1.0, Duration::ZERO, config.sample.interval, now);
+        }
     }
 
     pub fn run(&self) -> Run {
@@ -42,6 +76,7 @@ impl Sampler {
     /// where there is more to do at once.
     pub fn step(&mut self, now: &Moment, spool: &mut Spool) -> u64 {
         if self.waits(spool) {
+            self.last_turn_ms = now.boot_ms;
             // The spool's thread or a delivery makes room and wakes the line;
             // this is only how long one that does neither is waited for.
             return now.boot_ms + 100;
@@ -53,6 +88,7 @@ impl Sampler {
                 Due::Wait(wait) => return after(now, wait),
             },
         };
+        (self.last, self.last_turn_ms) = (Some(*now), now.boot_ms);
         let devices = self.recorder.devices().len();
         let end = (device + DEVICES_A_STEP).min(devices);
         let backlog = backlog(spool, now);
@@ -87,6 +123,20 @@ impl Sampler {
         self.temperature
     }
 
+    pub fn interval_ms(&self) -> u64 {
+        self.interval_ms
+    }
+
+    /// Boot time (ms) of when it last sampled, or had to wait for room.
+    pub fn last_turn_ms(&self) -> u64 {
+        self.last_turn_ms
+    }
+
+    /// Wall time (ms) of when it last sampled.
+    pub fn last_ms(&self) -> Option<i64> {
+        self.last.map(|last| last.wall_ms)
+    }
+
     /// Samples of the past made so far, and how many there will be.
     pub fn backfill(&self) -> Option<(u64, u64)> {
         let devices = self.recorder.devices().len() as u64;
@@ -97,7 +147,7 @@ impl Sampler {
 
 /// The boot time (ms) that comes `wait` after `now`.
 fn after(now: &Moment, wait: Duration) -> u64 {
-    now.boot_ms + u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
+    now.boot_ms + millis(wait)
 }
 
 /// The spool's backlog as it goes into a sample.

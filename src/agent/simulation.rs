@@ -41,7 +41,8 @@ use rand::{RngExt, SeedableRng};
 
 use crate::clock;
 use crate::drain::{self, Order};
-use plan::{MINUTE, Plan, Wall};
+use crate::health::watchdog::Stuck;
+use plan::{Broken, HOUR, Ill, MINUTE, Phase, Plan, Wall};
 use world::{Boot, Figures, ONE_SEED, Wallclock, with};
 
 /// Where files are memory, if there is such a place.
@@ -136,4 +137,63 @@ fn a_stop_takes_in_the_time_that_became_known_since_the_last_turn() {
         // The service checks the date.
         assert_eq!((report.samples, report.delivered), (1, 1));
     });
+}
+
+/// A device whose service and disk work but for these times.
+fn a_day_with(ills: Vec<Phase<Ill>>, breaks: Vec<Phase<Broken>>) -> Plan {
+    let seconds = Duration::from_secs;
+    Plan {
+        interval: seconds(10),
+        max_loss: seconds(10),
+        send: drain::Settings { interval: seconds(60), order: Order::FreshFirst },
+        wall: Wall::Kept,
+        poison: 0,
+        body_bytes: 0,
+        max_bytes: 8 << 20,
+        ills,
+        breaks,
+        steps: Vec::new(),
+        events: Vec::new(),
+        ..Plan::new(0)
+    }
+}
+
+/// What the line of `plan` says of itself at these world times (ms).
+fn told_at(plan: Plan, times: &[u64]) -> Vec<crate::agent::Report> {
+    let mut reports = Vec::new();
+    live(plan, async |folder| {
+        with(|world| world.start_boot(0));
+        let Ok((mut line, mut driver)) = device::start(folder) else { panic!("no power") };
+        for &at in times {
+            assert!(device::run_until(&mut line, &mut driver, at).await.is_ok());
+            reports.push(line.report.clone());
+        }
+    });
+    reports
+}
+
+#[test]
+fn a_disk_that_hangs_is_borne_for_five_minutes_and_deliveries_go_on() {
+    let hangs = Phase { from: 10 * MINUTE, to: 30 * MINUTE, kind: Broken::Hangs };
+    let times = [9, 14, 17, 29, 32].map(|minute| minute * MINUTE);
+    let reports = told_at(a_day_with(Vec::new(), vec![hangs]), &times);
+    let stuck: Vec<_> = reports.iter().map(|report| report.stuck).collect();
+    assert_eq!(stuck, [None, None, Some(Stuck::Disk), Some(Stuck::Disk), None]);
+    let degraded = reports.iter().map(|report| report.state().starts_with("degraded"));
+    assert_eq!(degraded.collect::<Vec<_>>(), [false, true, true, true, false]);
+    for pair in reports.windows(2) {
+        assert!(pair[1].delivered > pair[0].delivered, "{pair:?}");
+    }
+}
+
+#[test]
+fn an_outage_is_no_hang_but_a_sink_that_never_answers_is() {
+    let down = |wait_ms| vec![Phase { from: MINUTE, to: 5 * HOUR, kind: Ill::Down(wait_ms) }];
+    let times: Vec<u64> = (1..240).map(|minute| minute * MINUTE).collect();
+    for report in told_at(a_day_with(down(2 * MINUTE), Vec::new()), &times) {
+        assert_eq!(report.stuck, None, "{report:?}");
+    }
+    let reports = told_at(a_day_with(down(HOUR), Vec::new()), &[6 * MINUTE, 8 * MINUTE, 2 * HOUR]);
+    let stuck: Vec<_> = reports.iter().map(|report| report.stuck).collect();
+    assert_eq!(stuck[..2], [None, Some(Stuck::Delivery)]);
 }

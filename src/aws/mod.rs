@@ -2,6 +2,7 @@
 //!
 //! Credentials come from the SDK's default chain (environment, profile files
 //! with `credential_process`, web identity, container, instance metadata);
+//! In a service a credential named `aws` takes the place of ~/.aws/credentials.
 //! `profile` restricts it to that profile, `role_arn` assumes a role on top.
 //! IAM Identity Center (SSO) and `aws login` are left out: they need a browser.
 //! The SDK never retries, and TLS is rustls with ring, in the caller's thread.
@@ -9,6 +10,7 @@
 //! Proxies follow HTTPS_PROXY, HTTP_PROXY and NO_PROXY, for the metadata
 //! addresses (169.254.169.254, 169.254.170.2) too: NO_PROXY must name them.
 
+mod files;
 mod identity;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +32,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+pub use files::secret_files;
 pub use identity::Identity;
 
 /// Name resolution, connection, proxy and TLS together. resolv.conf(5) gives a
@@ -128,6 +131,7 @@ pub async fn load(
 ) -> Result<SdkConfig, Error> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http.clone())
+        .profile_files(files::profile_files())
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
     if let Ok(agent) = FrameworkMetadata::new("iot-agent", Some(env!("CARGO_PKG_VERSION"))) {
@@ -151,6 +155,7 @@ pub async fn load(
                 .with_http_client(http.clone());
             let profile = ProfileFileCredentialsProvider::builder()
                 .configure(&access)
+                .profile_files(files::profile_files())
                 .profile_name(profile)
                 .build();
             Some(SharedCredentialsProvider::new(profile))

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -14,6 +15,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::agent;
+use crate::aws;
 use crate::cli::terminal::{colours, percent};
 use crate::cli::{CONFIG, Common, FAILURE, UNAVAILABLE};
 use crate::clock::Clock;
@@ -85,6 +87,7 @@ fn line(config: &Config, findings: &mut Findings) -> anyhow::Result<u8> {
     clock(findings);
     sensors(config, findings);
     let spool = spool(&config.spool, findings);
+    credentials(config, findings);
     let sink = sink(config, findings)?;
     Ok(match (spool, sink) {
         (false, _) => FAILURE,
@@ -204,6 +207,22 @@ impl Made {
         self.files.iter().for_each(|file| drop(fs::remove_file(file)));
         // A folder that meanwhile has something else in it stays.
         self.folders.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+}
+
+/// Warns of secrets that others may read.
+fn credentials(config: &Config, findings: &mut Findings) {
+    if !matches!(config.sink, Sink::Firehose(_)) {
+        return;
+    }
+    for path in aws::secret_files() {
+        let Ok(meta) = fs::metadata(&path) else { continue };
+        let mode = meta.mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            let path = path.display();
+            let text = format!("{path}: mode {mode:04o} lets others read it: chmod 600 {path}");
+            findings.add("secrets", Status::Warning, text);
+        }
     }
 }
 

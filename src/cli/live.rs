@@ -88,6 +88,7 @@ fn words(report: &Report) -> String {
     }
     match (&report.spool_trouble, &report.trouble) {
         (Some(trouble), _) | (None, Some(trouble)) => text + " | " + trouble,
+        (None, None) if report.sink.is_empty() => text,
         (None, None) => text + " | " + &report.sink,
     }
 }

@@ -7,9 +7,11 @@
 mod check;
 mod live;
 mod logging;
+mod reload;
 mod run;
 mod salvage;
 mod sample;
+mod service;
 mod spool;
 mod terminal;
 mod verify;
@@ -79,7 +81,8 @@ enum Command {
     /// Sample and deliver until stopped (what happens without a command)
     ///
     /// On a terminal one line on stderr shows the state. SIGTERM and Ctrl-C flush
-    /// and leave within 5 seconds, a second one leaves at once.
+    /// and leave within 5 seconds, a second one leaves at once. SIGHUP reads the
+    /// configuration again; device.id, [spool] and [simulate] need a restart.
     Run {
         #[command(flatten)]
         common: Box<Common>,
@@ -287,8 +290,8 @@ impl Cli {
         logging::init(level, live.clone());
         let outer = self.common;
         match self.command {
-            None => run::run(&outer.load()?, live),
-            Some(Command::Run { common }) => run::run(&common.after(outer).load()?, live),
+            None => run::run(outer.request()?, live),
+            Some(Command::Run { common }) => run::run(common.after(outer).request()?, live),
             Some(Command::Check { common, json }) => check::check(common.after(outer), json),
             Some(Command::Sample { common, json, watch }) => {
                 sample::sample(&common.after(outer).load()?.config, json, watch)

@@ -16,27 +16,44 @@ use signal_hook::flag::register_conditional_shutdown;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::agent;
+use crate::agent::{self, Report};
 use crate::cli::live::Live;
-use crate::config::Loaded;
+use crate::cli::reload::on_hangup;
+use crate::cli::service::{Service, status};
+use crate::config::{self, Request};
+use crate::health::notify::Notifier;
 
 /// timeout(1) and the like signal a process and then its group: what follows
 /// the first signal so soon is the same one again.
 const ECHO: Duration = Duration::from_millis(50);
 
-pub fn run(loaded: &Loaded, terminal: Option<MultiProgress>) -> anyhow::Result<ExitCode> {
+pub fn run(request: Request, terminal: Option<MultiProgress>) -> anyhow::Result<ExitCode> {
     tame_malloc();
+    let loaded = config::load(&request)?;
     for source in &loaded.sources {
         tracing::info!("configuration read from {}", source.display());
     }
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    let service = Service::from_env();
     let mut live = Live::new(&loaded.config, terminal);
+    let mut heart = service.heart();
+    let observe = |report: &Report| {
+        live.show(report);
+        heart
+            .as_mut()
+            .and_then(|heart| heart.beat(report.boot_ms, report.stuck.is_none(), status(report)))
+    };
     let runtime = super::runtime()?;
     let ended = runtime.block_on(async {
         let stop = first_signal()?;
-        anyhow::Ok(agent::run(&loaded.config, |report| live.show(report), stop).await?)
+        let reloads = on_hangup(request, service.clone())?;
+        let stop = async {
+            stop.await;
+            service.tell(Notifier::stopping);
+        };
+        anyhow::Ok(agent::run(&loaded.config, reloads, observe, stop).await?)
     });
     // A thread that hangs in a disk must not hold the process.
     runtime.shutdown_background();

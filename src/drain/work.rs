@@ -85,6 +85,13 @@ impl Drain {
         }
     }
 
+    /// Goes on with other settings or into another sink. What it holds goes back
+    /// to the spool; nothing may be on its way.
+    pub fn renew(&mut self, settings: &Settings, sink: String, limits: Limits) {
+        let stats = Stats { trouble: None, ..self.stats.clone() };
+        *self = Self { stats, ..Self::new(settings, sink, limits) };
+    }
+
     /// An interval has passed: what is sealed goes, and what was left over
     /// last time waits no longer.
     pub fn begin(&mut self, spool: &mut Spool) {
@@ -332,6 +339,7 @@ impl Drain {
             let (backlog_bytes, _) = spool.backlog();
             tracing::warn!(
                 sink = self.sink,
+                reason = ?trouble.kind,
                 backlog_bytes,
                 "nothing is delivered, samples are kept: {}",
                 trouble.text

@@ -49,20 +49,19 @@ impl Recorder {
     /// `settings.id`.
     pub fn new(settings: &Settings, sensor: &dyn Sensor, run: Run) -> Self {
         let ids = sensor.device_ids().unwrap_or_else(|| vec![settings.id.clone()]);
-        let mut tail = String::new();
-        if !settings.labels.is_empty() {
-            let labels = serde_json::to_string(&settings.labels).unwrap_or_else(|_| "{}".into());
-            tail = format!(",\"labels\":{labels}");
-        }
-        tail += concat!(",\"agent_version\":\"", env!("CARGO_PKG_VERSION"), "\"");
         Self {
             next_seq: vec![0; ids.len()],
             devices: ids.into_iter().map(Arc::from).collect(),
             run,
             simulated: sensor.simulated(),
-            tail,
+            tail: tail(settings),
             said_too_long: false,
         }
+    }
+
+    /// Samples carry the labels of `settings` from now on.
+    pub fn label(&mut self, settings: &Settings) {
+        self.tail = tail(settings);
     }
 
     /// The devices' ids, in the sensor's order.
@@ -120,6 +119,16 @@ impl Recorder {
             readings.sensors.truncate(readings.sensors.len() / 2);
         }
     }
+}
+
+/// What every body ends with.
+fn tail(settings: &Settings) -> String {
+    let mut tail = String::new();
+    if !settings.labels.is_empty() {
+        let labels = serde_json::to_string(&settings.labels).unwrap_or_else(|_| "{}".into());
+        tail = format!(",\"labels\":{labels}");
+    }
+    tail + concat!(",\"agent_version\":\"", env!("CARGO_PKG_VERSION"), "\"")
 }
 
 fn fits(body: &str) -> bool {

@@ -160,6 +160,8 @@ pub struct Spool {
     saved_chunks: u64,
     writing: Trouble,
     reading: Trouble,
+    /// Of the owner thread.
+    answers: u64,
     stats: Stats,
 }
 
@@ -215,6 +217,7 @@ impl Spool {
             saved_chunks: 0,
             writing: Trouble::of("takes no samples, they stay in memory", "takes samples again"),
             reading: Trouble::of("cannot read its backlog now", "reads its backlog again"),
+            answers: 0,
             stats: Stats::default(),
         };
         (spool, owner)

@@ -18,8 +18,15 @@ impl Spool {
         self.line.replies.recv().await.unwrap_or(Reply::Ended)
     }
 
+    /// Whether the owner thread owes an answer, and how many it has given. Its
+    /// opening is none that it owes: that takes as long as there is to read.
+    pub fn errand(&self) -> (bool, u64) {
+        (self.committing.is_some() || self.fetching.is_some(), self.answers)
+    }
+
     /// Takes the thread's answer in.
     pub fn heard(&mut self, reply: Reply) {
+        self.answers += 1;
         match reply {
             Reply::Opened { outstanding, offsets, report } => {
                 self.opened = true;

@@ -73,7 +73,7 @@ fn config(folder: &Path) -> Config {
     })
 }
 
-pub type SimulatedLine = Line<fn(&Report), VirtualAlarm>;
+pub type SimulatedLine = Line<fn(&Report) -> Option<u64>, VirtualAlarm>;
 
 /// What starting it brings, as `run` does it.
 pub fn start(folder: &Path) -> Result<(SimulatedLine, Driver), PowerCut> {
@@ -96,7 +96,7 @@ pub fn start(folder: &Path) -> Result<(SimulatedLine, Driver), PowerCut> {
         world.figures.add("starts", 1);
     });
     let sink = Box::new(Service { patient_until });
-    let observe: fn(&Report) = |_| ();
+    let observe: fn(&Report) -> Option<u64> = |_| None;
     let mut line = Line::new(&config, clock, VirtualAlarm, sampler, spool, sink, observe);
     line.random = random;
     Ok((line, Driver::new(owner)))

@@ -6,6 +6,7 @@
 
 pub mod duckdb;
 pub mod firehose;
+pub mod manager;
 pub mod ministack;
 pub mod mounts;
 pub mod netns;
