@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use iot_agent_test_support::eventually;
 use iot_agent_test_support::process::{Agent, Launch};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
@@ -240,6 +241,23 @@ fn a_terminal_session_shows_the_live_line_and_the_query_and_stops() {
     assert!(session.finish(SOON).success(), "{}", session.stdout());
     assert!(session.stdout().contains("stopped"), "{}", session.stdout());
     assert_eq!(session.stdout().matches("Rows are in the lake").count(), 1);
+}
+
+#[test]
+fn a_terminal_that_is_closed_stops_it_and_loses_nothing() {
+    let home = Home::new();
+    let mut session = home.on_terminal("run", "");
+    session.wait_for("the first commit", SOON, |_| home.committed());
+    // The terminal goes with the process that holds its other end.
+    session.kill9();
+    let mut export = None;
+    eventually("the spool is free", SOON, || {
+        let ended = home.ended("spool export");
+        export = (ended.code == Some(0)).then_some(ended.stdout);
+        export.is_some()
+    });
+    let last = lines(&export.unwrap()).pop().unwrap();
+    assert_eq!(last["marker"]["reason"], "clean", "{last}");
 }
 
 #[test]

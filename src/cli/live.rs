@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar};
 
 use crate::agent::Report;
-use crate::cli::terminal::style;
+use crate::cli::terminal::{beside, style};
 use crate::config::Config;
 use crate::config::model::Sink;
 use crate::sink::lake;
@@ -45,7 +45,7 @@ impl Live {
         {
             let text = format!("\nRows are in the lake. To see them in DuckDB, paste:\n\n{hint}\n");
             // A terminal that is gone takes its line with it.
-            let _ = all.suspend(|| writeln!(io::stderr(), "{text}"));
+            let _ = beside(all, || writeln!(io::stderr(), "{text}"));
         }
         let filling = report.backfill.filter(|(done, total)| done < total);
         if filling.is_some() != self.backfilling {

@@ -112,7 +112,7 @@ struct Beside(Option<MultiProgress>);
 impl Write for Beside {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0 {
-            Some(live) => live.suspend(|| io::stderr().write(bytes)),
+            Some(live) => terminal::beside(live, || io::stderr().write(bytes)),
             None => io::stderr().write(bytes),
         }
     }

@@ -22,6 +22,13 @@ pub fn live() -> Option<MultiProgress> {
     (io::stderr().is_terminal() && able()).then(MultiProgress::new)
 }
 
+/// Has `write` write where `live` is drawn, which comes back with its next change.
+/// `MultiProgress::suspend` would panic on a terminal that has gone.
+pub fn beside<T>(live: &MultiProgress, write: impl FnOnce() -> T) -> T {
+    let _ = live.clear();
+    write()
+}
+
 /// How a progress line looks; the templates are constants.
 pub fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
