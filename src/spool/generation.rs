@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::spool::carve::NUMBERS_END;
-use crate::spool::store::{MAKING, Opener, SEGMENT_BYTES, Store, StoreError};
+use crate::spool::store::{MAKING, Opener, Store, StoreError};
 
 const PREFIX: &str = "gen-";
 
@@ -224,21 +224,13 @@ impl Generations {
         self.firsts.last().map_or(0, |&first| disk_bytes(&self.path(first)))
     }
 
-    /// Bytes that all generations take on disk, and how much more those that
-    /// nothing is written to will take once they are opened to be read.
-    pub fn disk_bytes(&mut self) -> (u64, u64) {
+    /// Bytes that all generations take on disk.
+    pub fn disk_bytes(&mut self) -> u64 {
         let newest_bytes = self.newest_bytes();
-        let Some((_, closed)) = self.firsts.split_last() else { return (0, 0) };
-        let reading = self.reader.as_ref().map(|(first, _)| *first);
-        let (mut total, mut growth) = (newest_bytes, 0);
-        for &first in closed {
-            let known = self.bytes.get(&first).copied().filter(|_| reading != Some(first));
-            let bytes = known.unwrap_or_else(|| disk_bytes(&folder_of(&self.folder, first)));
-            self.bytes.insert(first, bytes);
-            total += bytes;
-            growth += bytes.next_multiple_of(SEGMENT_BYTES) - bytes;
-        }
-        (total, growth)
+        let (_, closed) = self.firsts.split_last().unwrap_or((&0, &[]));
+        let of_folder = |first| disk_bytes(&folder_of(&self.folder, first));
+        let known = |&first| *self.bytes.entry(first).or_insert_with(|| of_folder(first));
+        newest_bytes + closed.iter().map(known).sum::<u64>()
     }
 
     fn path(&self, first: u64) -> PathBuf {

@@ -211,9 +211,7 @@ impl Keeper {
 
     /// The bytes on disk, once they may have changed.
     fn measure(&mut self) {
-        let (bytes, growth) = self.generations.disk_bytes();
-        self.report.holding.disk_bytes = bytes + other_bytes(&self.folder);
-        self.room.promised = growth;
+        self.report.holding.disk_bytes = self.generations.disk_bytes() + other_bytes(&self.folder);
         self.report.holding.free_bytes = self.free_bytes();
     }
 

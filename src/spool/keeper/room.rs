@@ -11,8 +11,6 @@ use crate::spool::store::StoreError;
 /// What is known about being full.
 #[derive(Debug, Default)]
 pub struct Room {
-    /// How much the spool grows when it is but read.
-    pub promised: u64,
     /// What the spool took when its file system became short of space: it
     /// takes no more than that until there is space again.
     squeezed: Option<u64>,
@@ -75,7 +73,7 @@ impl Keeper {
     /// little free space acts as a full spool: dropping all that the spool has
     /// would not cure what others fill.
     pub(super) fn is_short(&mut self, growth: u64) -> bool {
-        let disk_bytes = self.report.holding.disk_bytes + self.room.promised;
+        let disk_bytes = self.report.holding.disk_bytes;
         if self.bounds.free_bytes(&self.folder) > growth {
             self.room.squeezed = None;
         } else {
@@ -86,7 +84,7 @@ impl Keeper {
 
     /// Bytes that the bounds leave for more.
     pub(super) fn free_bytes(&self) -> u64 {
-        let taken = self.report.holding.disk_bytes + self.room.promised;
+        let taken = self.report.holding.disk_bytes;
         self.most_bytes().saturating_sub(taken).min(self.bounds.free_bytes(&self.folder))
     }
 
@@ -104,8 +102,7 @@ impl Keeper {
     fn note_room(&mut self, growth: u64) {
         let slack = growth + 2 * self.bounds.generation_bytes;
         if self.room.full.is_some()
-            && self.report.holding.disk_bytes + self.room.promised + slack
-                < self.bounds.usable_bytes()
+            && self.report.holding.disk_bytes + slack < self.bounds.usable_bytes()
             && self.bounds.free_bytes(&self.folder) > slack
         {
             self.room.full = None;
