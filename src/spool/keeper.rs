@@ -285,6 +285,7 @@ impl Keeper {
             self.outstanding.insert_range(first, first + frames.len() as u64 - 1);
             self.bytes += bytes;
             frames.iter().zip(first..).for_each(|(frame, number)| self.note(number, frame));
+            self.accepted();
         }
         let before = std::mem::replace(&mut self.run_end, run_end);
         let retracted = std::mem::take(&mut self.retracted);

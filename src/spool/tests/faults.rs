@@ -216,6 +216,34 @@ fn what_a_bad_medium_never_gives_is_counted_as_lost_in_the_end() {
 }
 
 #[test]
+fn evictions_that_do_not_help_are_few_whatever_the_file_system_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: 8 << 20, ..settings(folder.path()) };
+    let (mut rig, faults) = faulty(&settings);
+    let generations = || crate::spool::generation::firsts(folder.path()).unwrap().len();
+    while generations() < 5 {
+        rig.push_many(50, 1000);
+        rig.commit();
+    }
+    // A quota: it is full, and statvfs knows nothing of it.
+    faults.write.store(ENOSPC, Ordering::SeqCst);
+    for _ in 0..40 {
+        rig.push(100);
+        rig.pass(60_000);
+        assert!(rig.spool.stats().trouble.is_some());
+    }
+    assert!((3..5).contains(&generations()), "{} are left", generations());
+    faults.write.store(0, Ordering::SeqCst);
+    rig.pass(60_000);
+    assert_eq!(rig.spool.stats().trouble, None);
+    rig.crash();
+    let mut rig = Rig::open(&settings);
+    let mut seqs: BTreeSet<u64> = rig.drain(true).into_iter().map(|(_, seq)| seq).collect();
+    seqs.extend(rig.declared());
+    assert_eq!(seqs.len() as u64, seqs.last().unwrap() + 1);
+}
+
+#[test]
 fn a_disk_that_others_fill_costs_no_durable_sample_before_it_must() {
     let disk = Mounted::tmpfs(6 << 20);
     let settings = Settings { max_bytes: 64 << 20, ..settings(&disk.path().join("spool")) };
