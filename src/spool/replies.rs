@@ -95,7 +95,10 @@ impl Spool {
             }
         }
         let (gone, bytes) = report.gone;
-        self.saved_chunks += self.ram.rescue(&gone);
+        let rescued = self.ram.rescue(&gone);
+        self.saved_chunks += rescued.len() as u64;
+        // What was inferred to have been in them is not lost.
+        rescued.into_iter().for_each(|gap| self.declarations.unlearn(gap));
         gone.iter().for_each(|(first, last)| self.disk_only.remove_range(first, last));
         self.disk_only_bytes = self.disk_only_bytes.saturating_sub(bytes);
         if self.disk_only.is_empty() {
