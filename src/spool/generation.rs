@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use crate::spool::carve::NUMBERS_END;
 use crate::spool::store::{MAKING, Opener, Store, StoreError};
+use crate::spool::trouble::PATIENCE;
 
 const PREFIX: &str = "gen-";
 
@@ -35,7 +36,9 @@ pub struct Generations {
     opener: Box<dyn Opener>,
     firsts: Vec<u64>,
     newest: Option<Box<dyn Store>>,
-    patient: bool,
+    /// How often the medium has failed to give each, not counted further once
+    /// patience has run out.
+    misreads: BTreeMap<u64, u32>,
     /// The newest takes nothing more.
     ended: bool,
     /// Those that have lost something: not deleted, but set aside.
@@ -60,7 +63,7 @@ impl Generations {
             opener,
             firsts: Vec::new(),
             newest: None,
-            patient: true,
+            misreads: BTreeMap::new(),
             ended: false,
             suspects: BTreeSet::new(),
             bytes: BTreeMap::new(),
@@ -121,10 +124,30 @@ impl Generations {
         Ok(self.newest.insert(store).as_mut())
     }
 
-    /// Whether a bad block is an error that may pass, or lost.
-    pub fn set_patience(&mut self, patient: bool) {
-        if self.patient != patient {
-            (self.patient, self.reader) = (patient, None);
+    /// Whether a bad block in the generation that begins at `first` is an error
+    /// that may pass, rather than lost.
+    pub fn is_patient(&self, first: u64) -> bool {
+        self.misreads.get(&first).is_none_or(|times| *times < PATIENCE)
+    }
+
+    /// The medium has failed to give some of the generation that begins at
+    /// `first`.
+    pub fn misread(&mut self, first: u64) {
+        self.reader = None;
+        *self.misreads.entry(first).or_default() += u32::from(self.is_patient(first));
+    }
+
+    /// What it has not given so far of that generation is lost; whether that is
+    /// news.
+    pub fn lose_patience(&mut self, first: u64) -> bool {
+        self.close();
+        self.misreads.insert(first, PATIENCE).is_none_or(|times| times < PATIENCE)
+    }
+
+    /// The medium has given what was asked of that generation.
+    pub fn read_well(&mut self, first: u64) {
+        if self.is_patient(first) {
+            self.misreads.remove(&first);
         }
     }
 
@@ -137,7 +160,7 @@ impl Generations {
             Some((open, store)) if open == span.first => store,
             other => {
                 drop(other);
-                self.opener.read(&self.path(span.first), self.patient)?
+                self.opener.read(&self.path(span.first), self.is_patient(span.first))?
             }
         };
         Ok(self.reader.insert((span.first, store)).1.as_mut())
@@ -210,6 +233,7 @@ impl Generations {
         }
         self.firsts.retain(|&other| other != first);
         self.suspects.remove(&first);
+        self.misreads.remove(&first);
         self.bytes.remove(&first);
         Ok(())
     }

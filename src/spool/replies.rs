@@ -3,7 +3,7 @@
 use crate::clock::{BootId, Moment};
 use crate::record::{EndReason, RunEnd};
 use crate::spool::Spool;
-use crate::spool::keeper::{Fetched, Report};
+use crate::spool::keeper::Report;
 use crate::spool::thread::{Command, Reply};
 use crate::spool::trouble::Backoff;
 
@@ -35,6 +35,11 @@ impl Spool {
                 self.prefetch();
             }
             Reply::OpenFailed(why) => self.writing.is(Some(why)),
+            Reply::Found { chunks, bytes, report } => {
+                chunks.iter().for_each(|(first, last)| self.disk_only.insert_range(first, last));
+                self.disk_only_bytes += bytes;
+                self.take_report(report);
+            }
             Reply::Committed(result, report) => self.committed(result, report),
             Reply::Fetched(fetched, report) => self.fetched(fetched, report),
             Reply::Closed(result) => self.writing.is(result.err()),
@@ -61,27 +66,7 @@ impl Spool {
         self.take_report(report);
     }
 
-    fn fetched(&mut self, fetched: Fetched, report: Report) {
-        let wanted = self.fetching.take().unwrap_or_default();
-        if let Some(settled) = fetched.settled {
-            for (first, last) in wanted.iter().take_while(|(first, _)| *first <= settled) {
-                self.disk_only.remove_range(first, last.min(settled));
-            }
-        }
-        self.disk_oldest = fetched.found.last().map(|found| found.stamp).or(self.disk_oldest);
-        for found in fetched.found {
-            self.disk_only_bytes = self.disk_only_bytes.saturating_sub(found.frame.len() as u64);
-            self.ram.hold_found(found);
-        }
-        match &fetched.error {
-            Some(_) => self.fetch_backoff.failed(self.now_ms),
-            None => self.fetch_backoff = Backoff::default(),
-        }
-        self.reading.is(fetched.error.map(|error| error.to_string()));
-        self.take_report(report);
-    }
-
-    fn take_report(&mut self, report: Report) {
+    pub(super) fn take_report(&mut self, report: Report) {
         self.stats.holding = report.holding;
         report.gaps.iter().for_each(|gap| self.declarations.learn(gap));
         report.ends.into_iter().for_each(|end| self.declarations.learn_end(end));

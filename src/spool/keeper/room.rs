@@ -139,7 +139,13 @@ impl Keeper {
             let scanned = store.and_then(|store| store.scan(number, span.last, SCAN_BYTES));
             let found = match scanned {
                 Ok(found) => found,
-                Err(error) if given_up(&error, false) => break,
+                // Of the rest of it, what lies past the bad blocks.
+                Err(error) if given_up(&error, false) => {
+                    if !self.generations.lose_patience(span.first) {
+                        break;
+                    }
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let Some((last, _)) = found.last() else { break };
@@ -161,6 +167,7 @@ impl Keeper {
         }
         self.give_up(Some(span), &held.without(&declared));
         self.commit_ledger()?;
+        self.unread.forget(span.first);
         self.generations.delete(span.first).map_err(|e| StoreError::io(&self.folder, e))
     }
 }
