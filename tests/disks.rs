@@ -11,6 +11,8 @@ mod failing;
 mod first_start;
 #[path = "disks/hung.rs"]
 mod hung;
+#[path = "disks/newer.rs"]
+mod newer;
 #[path = "disks/removed.rs"]
 mod removed;
 #[path = "disks/unread.rs"]
