@@ -142,12 +142,14 @@ pub struct Index {
     heads: BTreeMap<Identity, Gap>,
     known: Known,
     reading: Option<(usize, File)>,
+    /// A frame in a bad block is an error; without, it is not there.
+    patient: bool,
 }
 
 impl Index {
     /// Of all files in `folder`.
     pub fn of(folder: &Path, patient: bool) -> Result<Self, StoreError> {
-        let mut index = Self::default();
+        let mut index = Self { patient, ..Self::default() };
         index.add_all(folder, patient, |_| true).map_err(|e| StoreError::io(folder, e))?;
         Ok(index)
     }
@@ -210,20 +212,31 @@ impl Index {
 
     /// The frames of `number`, read anew: more than one only where a foreign
     /// file was taken in.
-    pub fn read(&mut self, number: u64) -> Vec<Vec<u8>> {
+    pub fn read(&mut self, number: u64) -> Result<Vec<Vec<u8>>, StoreError> {
         let places: Vec<Place> = self.of_number(number).collect();
-        places.into_iter().filter_map(|place| self.read_at(place)).collect()
+        let mut frames = Vec::new();
+        for place in places {
+            match self.read_at(place) {
+                Ok(frame) if Header::read(&frame).is_ok() => frames.push(frame),
+                Err(error) if self.patient && is_bad(&error) => {
+                    let path = self.files.get(place.file).cloned().unwrap_or_default();
+                    return Err(StoreError::io(&path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(frames)
     }
 
-    fn read_at(&mut self, place: Place) -> Option<Vec<u8>> {
+    fn read_at(&mut self, place: Place) -> io::Result<Vec<u8>> {
         let file = match self.reading.take() {
             Some((open, file)) if open == place.file => file,
-            _ => File::open(self.files.get(place.file)?).ok()?,
+            _ => File::open(self.files.get(place.file).ok_or(io::ErrorKind::NotFound)?)?,
         };
         let (_, file) = self.reading.insert((place.file, file));
         let mut frame = vec![0; place.bytes];
-        file.read_exact_at(&mut frame, place.offset).ok()?;
-        Header::read(&frame).is_ok().then_some(frame)
+        file.read_exact_at(&mut frame, place.offset)?;
+        Ok(frame)
     }
 
     /// What is known of frames of which only the head can be read, by number.
@@ -245,7 +258,7 @@ impl Store for Index {
     }
 
     fn get(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.read(number).into_iter().next())
+        Ok(self.read(number)?.into_iter().next())
     }
 
     fn scan(
@@ -262,7 +275,7 @@ impl Store for Index {
             if bytes > max_bytes && !found.is_empty() {
                 break;
             }
-            let frame = self.read(number).into_iter().next();
+            let frame = self.read(number)?.into_iter().next();
             found.extend(frame.map(|frame| (number, frame)));
             at = number + 1;
         }

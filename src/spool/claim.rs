@@ -119,6 +119,11 @@ impl Claim {
 }
 
 impl Error {
+    /// Whether the spool is a newer agent's: no start of this one can change that.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Ledger(ledger::Error::Newer { .. }))
+    }
+
     /// Whether waiting may cure it; see the module.
     pub(super) fn may_pass(&self) -> bool {
         match self {
@@ -134,8 +139,11 @@ impl Error {
 /// that the medium fails to read is an error, without it counts as damaged.
 pub(super) fn take(folder: &Path, patient: bool) -> Result<(Option<File>, Ledger), Error> {
     create(folder)?;
-    let lock = lock(folder)?;
-    Ok((lock, Ledger::open(folder, patient)?))
+    let lock = hold_lock(folder)?;
+    let ledger = Ledger::open(folder, patient)?;
+    // One of a newer agent is left as it is, to the last byte.
+    lock.as_ref().inspect(|lock| sign(lock));
+    Ok((lock, ledger))
 }
 
 /// Notes durably that a run has begun: the one after the last, or `own`, which
@@ -185,6 +193,12 @@ pub(super) fn create(folder: &Path) -> Result<(), Error> {
 
 /// The lock, with our pid in it.
 pub(super) fn lock(folder: &Path) -> Result<Option<File>, Error> {
+    let lock = hold_lock(folder)?;
+    lock.as_ref().inspect(|lock| sign(lock));
+    Ok(lock)
+}
+
+fn hold_lock(folder: &Path) -> Result<Option<File>, Error> {
     let path = folder.join(LOCK);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let file = match file {
@@ -199,15 +213,16 @@ pub(super) fn lock(folder: &Path) -> Result<Option<File>, Error> {
     };
     if let Some(file) = &file {
         hold(file, FlockOperation::NonBlockingLockExclusive, folder)?;
-        let pid = format!("{}\n", std::process::id());
-        // The lock is what counts; a full disk may leave the pid out.
-        let mut file = file;
-        let _ = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(pid.as_bytes()));
     }
     Ok(file)
+}
+
+/// Says whose the lock is. The lock is what counts; a full disk may leave the
+/// pid out.
+fn sign(mut lock: &File) {
+    let pid = format!("{}\n", std::process::id());
+    let _ =
+        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(pid.as_bytes()));
 }
 
 fn hold(mut file: &File, how: FlockOperation, folder: &Path) -> Result<(), Error> {

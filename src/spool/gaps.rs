@@ -184,6 +184,12 @@ impl Declarations {
         self.news.retracted.push(gap);
     }
 
+    /// The same of one that was learnt.
+    pub fn unlearn(&mut self, gap: Gap) {
+        self.known.remove(&gap);
+        self.retract(gap);
+    }
+
     /// What to deliver now: gaps first, for the end of a run relies on them.
     pub fn hand(&mut self) -> Vec<Marker> {
         while self.handed.len() < MAX_HANDED

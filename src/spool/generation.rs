@@ -15,7 +15,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::spool::carve::NUMBERS_END;
-use crate::spool::store::{MAKING, Opener, SEGMENT_BYTES, Store, StoreError};
+use crate::spool::store::{MAKING, Opener, Store, StoreError};
+use crate::spool::trouble::PATIENCE;
 
 const PREFIX: &str = "gen-";
 
@@ -35,7 +36,9 @@ pub struct Generations {
     opener: Box<dyn Opener>,
     firsts: Vec<u64>,
     newest: Option<Box<dyn Store>>,
-    patient: bool,
+    /// How often the medium has failed to give each, not counted further once
+    /// patience has run out.
+    misreads: BTreeMap<u64, u32>,
     /// The newest takes nothing more.
     ended: bool,
     /// Those that have lost something: not deleted, but set aside.
@@ -60,7 +63,7 @@ impl Generations {
             opener,
             firsts: Vec::new(),
             newest: None,
-            patient: true,
+            misreads: BTreeMap::new(),
             ended: false,
             suspects: BTreeSet::new(),
             bytes: BTreeMap::new(),
@@ -121,10 +124,30 @@ impl Generations {
         Ok(self.newest.insert(store).as_mut())
     }
 
-    /// Whether a bad block is an error that may pass, or lost.
-    pub fn set_patience(&mut self, patient: bool) {
-        if self.patient != patient {
-            (self.patient, self.reader) = (patient, None);
+    /// Whether a bad block in the generation that begins at `first` is an error
+    /// that may pass, rather than lost.
+    pub fn is_patient(&self, first: u64) -> bool {
+        self.misreads.get(&first).is_none_or(|times| *times < PATIENCE)
+    }
+
+    /// The medium has failed to give some of the generation that begins at
+    /// `first`.
+    pub fn misread(&mut self, first: u64) {
+        self.reader = None;
+        *self.misreads.entry(first).or_default() += u32::from(self.is_patient(first));
+    }
+
+    /// What it has not given so far of that generation is lost; whether that is
+    /// news.
+    pub fn lose_patience(&mut self, first: u64) -> bool {
+        self.close();
+        self.misreads.insert(first, PATIENCE).is_none_or(|times| times < PATIENCE)
+    }
+
+    /// The medium has given what was asked of that generation.
+    pub fn read_well(&mut self, first: u64) {
+        if self.is_patient(first) {
+            self.misreads.remove(&first);
         }
     }
 
@@ -137,7 +160,7 @@ impl Generations {
             Some((open, store)) if open == span.first => store,
             other => {
                 drop(other);
-                self.opener.read(&self.path(span.first), self.patient)?
+                self.opener.read(&self.path(span.first), self.is_patient(span.first))?
             }
         };
         Ok(self.reader.insert((span.first, store)).1.as_mut())
@@ -210,6 +233,7 @@ impl Generations {
         }
         self.firsts.retain(|&other| other != first);
         self.suspects.remove(&first);
+        self.misreads.remove(&first);
         self.bytes.remove(&first);
         Ok(())
     }
@@ -224,21 +248,13 @@ impl Generations {
         self.firsts.last().map_or(0, |&first| disk_bytes(&self.path(first)))
     }
 
-    /// Bytes that all generations take on disk, and how much more those that
-    /// nothing is written to will take once they are opened to be read.
-    pub fn disk_bytes(&mut self) -> (u64, u64) {
+    /// Bytes that all generations take on disk.
+    pub fn disk_bytes(&mut self) -> u64 {
         let newest_bytes = self.newest_bytes();
-        let Some((_, closed)) = self.firsts.split_last() else { return (0, 0) };
-        let reading = self.reader.as_ref().map(|(first, _)| *first);
-        let (mut total, mut growth) = (newest_bytes, 0);
-        for &first in closed {
-            let known = self.bytes.get(&first).copied().filter(|_| reading != Some(first));
-            let bytes = known.unwrap_or_else(|| disk_bytes(&folder_of(&self.folder, first)));
-            self.bytes.insert(first, bytes);
-            total += bytes;
-            growth += bytes.next_multiple_of(SEGMENT_BYTES) - bytes;
-        }
-        (total, growth)
+        let (_, closed) = self.firsts.split_last().unwrap_or((&0, &[]));
+        let of_folder = |first| disk_bytes(&folder_of(&self.folder, first));
+        let known = |&first| *self.bytes.entry(first).or_insert_with(|| of_folder(first));
+        newest_bytes + closed.iter().map(known).sum::<u64>()
     }
 
     fn path(&self, first: u64) -> PathBuf {

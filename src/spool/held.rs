@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::spool::chunk::Stamp;
+use crate::record::{Gap, GapReason};
+use crate::spool::chunk::{Header, Stamp};
+use crate::spool::gaps::gap_of;
 use crate::spool::lease::Delivered;
 
 /// Where the bytes of a chunk are, beside here.
@@ -38,6 +40,12 @@ pub struct Held {
 }
 
 impl Held {
+    /// The gap that it leaves if the disk loses it and nobody else has it.
+    pub fn gap(&self) -> Option<Gap> {
+        let header = Header::head(&self.frame).ok()?;
+        Some(gap_of(&header, GapReason::Damaged))
+    }
+
     /// How long after its first sample the first one that is not delivered
     /// came in; `None` if all are delivered.
     pub fn later_ms(&self) -> Option<u64> {

@@ -39,6 +39,13 @@ pub enum InspectError {
     NoFolder(PathBuf),
 }
 
+impl InspectError {
+    /// Whether the spool is a newer agent's.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Ledger(ledger::Error::Newer { .. }))
+    }
+}
+
 /// What the ledger and the folder say of the spool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holding {
@@ -91,7 +98,7 @@ impl Frames {
             && (bytes < FETCH_BYTES || chunks.is_empty())
         {
             self.left.remove(number);
-            for frame in self.index.read(number) {
+            for frame in self.index.read(number).unwrap_or_default() {
                 bytes += frame.len();
                 chunks.extend(Chunk::decode(&frame));
             }

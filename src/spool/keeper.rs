@@ -11,6 +11,7 @@ mod book;
 mod fetch;
 mod room;
 mod salvage;
+mod unread;
 mod vanished;
 
 pub use fetch::{Fetched, Found};
@@ -19,13 +20,14 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::ledger::{Ledger, Ranges, is_bad};
+use crate::ledger::{Ledger, Ranges};
 use crate::record::{Gap, GapReason, Run, RunEnd};
 use crate::spool::chunk::{Header, renumbered};
 use crate::spool::ends::Ends;
 use crate::spool::gaps::{Gaps, News, gap_of};
 use crate::spool::generation::{Generations, Span, other_bytes};
 use crate::spool::keeper::room::Room;
+use crate::spool::keeper::unread::{Rest, Unread, is_medium};
 use crate::spool::policy::Bounds;
 use crate::spool::store::{Opener, StoreError};
 
@@ -111,8 +113,7 @@ pub struct Keeper {
     /// The newest generation is of an earlier start.
     may_join: bool,
     report: Report,
-    /// Fetches in a row that the disk could not answer.
-    misreads: u32,
+    unread: Unread,
     cannot_delete: bool,
     /// Of a folder that was begun anew, or claimed late.
     lock: Option<File>,
@@ -140,14 +141,15 @@ impl Keeper {
             room: Room::default(),
             may_join: false,
             report: Report::default(),
-            misreads: 0,
+            unread: Unread::default(),
             cannot_delete: false,
             lock: None,
         }
     }
 
-    /// Takes stock. What cannot be opened now and may be later is an error,
-    /// unless patience has run out.
+    /// Takes stock. What a bad medium does not give now is put off; whatever
+    /// else cannot be opened and may be later is an error. A ledger that cannot
+    /// be read is one, too, as long as this is `patient`.
     pub fn open(&mut self, patient: bool) -> Result<(), StoreError> {
         self.claim_late(patient)?;
         let book = self.ledger.book();
@@ -161,7 +163,6 @@ impl Keeper {
         self.next = book.next_chunk;
         self.may_join = true;
         self.generations.list().map_err(|e| StoreError::io(&self.folder, e))?;
-        self.generations.set_patience(patient);
         // Without a ledger this is 0, and everything counts as not delivered.
         let from = if self.is_foreign() { 0 } else { self.next };
         for span in self.generations.spans() {
@@ -169,12 +170,13 @@ impl Keeper {
                 continue;
             }
             self.next = self.next.max(span.first);
-            match self.adopt(span, from.max(span.first), from == 0) {
-                Err(error) if given_up(&error, patient) => self.set_aside(span, &error),
+            let mut rest = Rest { from: from.max(span.first), holes: from == 0 };
+            match self.adopt(span, &mut rest) {
+                Err(error) if is_medium(&error) => self.put_off(span, rest, &error),
+                Err(error @ StoreError::Damaged { .. }) => self.set_aside(span, &error),
                 result => result?,
             }
         }
-        self.generations.set_patience(true);
         if self.outstanding.is_empty() {
             // Only the boot that runs may still have use for its offset. Later
             // the drain may hold what is not outstanding, and hand it back.
@@ -186,24 +188,25 @@ impl Keeper {
         Ok(())
     }
 
-    /// Takes in what became durable after the ledger's last edition. With
-    /// `holes` so are the chunks between those that are there.
-    fn adopt(&mut self, span: Span, mut from: u64, holes: bool) -> Result<(), StoreError> {
+    /// Takes in what became durable after the ledger's last edition: the `rest`
+    /// of `span`, which is then what could not be read.
+    fn adopt(&mut self, span: Span, rest: &mut Rest) -> Result<(), StoreError> {
         let Some(last) = self.generations.reader(span)?.last()? else { return Ok(()) };
         self.next = self.next.max(last + 1);
-        while from <= last {
-            let found = self.generations.reader(span)?.scan(from, last, SCAN_BYTES)?;
+        while rest.from <= last {
+            let found = self.generations.reader(span)?.scan(rest.from, last, SCAN_BYTES)?;
             if found.is_empty() {
                 break;
             }
             for (number, frame) in &found {
                 if !self.outstanding.contains(*number) {
-                    let hole = holes && number - from < MAX_HOLE;
-                    self.outstanding.insert_range(if hole { from } else { *number }, *number);
+                    let hole = rest.holes && number - rest.from < MAX_HOLE;
+                    let first = if hole { rest.from } else { *number };
+                    self.outstanding.insert_range(first, *number);
                     self.bytes += frame.len() as u64;
                     self.note(*number, frame);
                 }
-                from = number + 1;
+                rest.from = number + 1;
             }
         }
         Ok(())
@@ -211,9 +214,7 @@ impl Keeper {
 
     /// The bytes on disk, once they may have changed.
     fn measure(&mut self) {
-        let (bytes, growth) = self.generations.disk_bytes();
-        self.report.holding.disk_bytes = bytes + other_bytes(&self.folder);
-        self.room.promised = growth;
+        self.report.holding.disk_bytes = self.generations.disk_bytes() + other_bytes(&self.folder);
         self.report.holding.free_bytes = self.free_bytes();
     }
 
@@ -284,6 +285,7 @@ impl Keeper {
                 store.put(number, &frame)?;
             }
             store.flush()?;
+            self.accepted();
             self.outstanding.insert_range(first, first + frames.len() as u64 - 1);
             self.bytes += bytes;
             frames.iter().zip(first..).for_each(|(frame, number)| self.note(number, frame));
@@ -351,6 +353,9 @@ impl Keeper {
     }
 
     fn delete(&mut self, span: Span) {
+        if self.unread.has(span.first) {
+            return;
+        }
         let result = self.generations.finish(span.first);
         if let (Err(error), false) = (&result, self.cannot_delete) {
             tracing::warn!(%error, "a finished part of the spool cannot be deleted");
@@ -392,6 +397,7 @@ impl Keeper {
     fn set_aside(&mut self, span: Span, error: &StoreError) {
         let lost = self.outstanding.within(span.first, span.last);
         self.give_up(Some(span), &lost);
+        self.unread.forget(span.first);
         let kept = self.generations.set_aside(span.first);
         let kept = kept.map_or_else(|e| e.to_string(), |path| path.display().to_string());
         tracing::error!(%error, chunks = lost.count(), kept, "a part of the spool cannot be read and is set aside");
@@ -412,9 +418,5 @@ impl Keeper {
 /// Whether what gave `error` is lost, rather than out of reach: a bad medium
 /// counts as that once patience has run out.
 fn given_up(error: &StoreError, patient: bool) -> bool {
-    match error {
-        StoreError::Full(_) => false,
-        StoreError::Io { source, .. } => !patient && is_bad(source),
-        StoreError::Damaged { .. } => true,
-    }
+    matches!(error, StoreError::Damaged { .. }) || !patient && is_medium(error)
 }

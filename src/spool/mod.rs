@@ -26,6 +26,7 @@ mod dead;
 #[cfg(test)]
 pub mod driven;
 mod ends;
+mod fetching;
 mod gaps;
 mod gather;
 mod generation;
@@ -59,6 +60,7 @@ use crate::ledger::Ranges;
 use crate::record::{EndReason, GapReason, Marker, Run, Sample, dated};
 use crate::spool::chunk::{Chunk, Header, Stamp};
 use crate::spool::dead::DeadLetters;
+use crate::spool::fetching::Fetching;
 use crate::spool::gaps::{Declarations, gap_of};
 use crate::spool::keeper::{Commit, Keeper};
 use crate::spool::policy::Bounds;
@@ -93,12 +95,6 @@ pub enum KeepFree {
 pub enum WhenFull {
     DropOldest,
 }
-
-/// Backlog frames asked of the disk at once.
-const FETCH_BYTES: usize = 256 * 1024;
-
-/// The same in chunks, where they are tiny.
-const FETCH_CHUNKS: u64 = 4096;
 
 /// How long acknowledgements wait for a commit to ride on.
 const MARKS_WAIT_MS: u64 = 10_000;
@@ -142,9 +138,7 @@ pub struct Spool {
     /// Boot time (ms) from which on something beside frames waits to be
     /// committed.
     marks_since_ms: Option<u64>,
-    /// What the fetch that is under way was asked for.
-    fetching: Option<Ranges>,
-    fetch_backoff: Backoff,
+    fetching: Fetching,
     offsets: BTreeMap<BootId, i64>,
     new_offsets: Vec<(String, i64)>,
     declarations: Declarations,
@@ -205,8 +199,7 @@ impl Spool {
             committing: None,
             commit_backoff: Backoff::default(),
             marks_since_ms: None,
-            fetching: None,
-            fetch_backoff: Backoff::default(),
+            fetching: Fetching::default(),
             offsets: BTreeMap::new(),
             new_offsets: Vec::new(),
             declarations: Declarations::default(),
@@ -369,25 +362,6 @@ impl Spool {
         self.settle();
         let coming = self.more_to_come() && self.trouble().is_none();
         self.ram.lease(oldest_first, coming)
-    }
-
-    /// Asks the disk for more of the backlog if little is at hand.
-    pub fn prefetch(&mut self) {
-        self.settle();
-        let enough = self.ram.backlog_bytes() > FETCH_BYTES / 2;
-        let waiting = self.now_ms < self.fetch_backoff.until_ms;
-        if self.fetching.is_some() || !self.opened || enough || waiting || self.disk_only.is_empty()
-        {
-            return;
-        }
-        let wanted = self.disk_only.lowest(FETCH_CHUNKS);
-        self.fetching = Some(wanted.clone());
-        self.send(Command::Fetch { wanted, max_bytes: FETCH_BYTES });
-    }
-
-    /// Whether a fetch is under way or due.
-    pub fn more_to_come(&self) -> bool {
-        !self.opened || self.fetching.is_some() || !self.disk_only.is_empty()
     }
 
     /// Sets a refused record aside; the entry of that seq is acknowledged once

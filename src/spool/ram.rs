@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::clock::BootId;
 use crate::ledger::Ranges;
-use crate::record::Sample;
+use crate::record::{Gap, Sample};
 use crate::spool::chunk::{Chunk, Entry, MAX_FRAME_BYTES, Stamp};
 use crate::spool::gather::{Gathering, Open};
 use crate::spool::held::{Held, Index, Place};
@@ -314,16 +314,17 @@ impl Ram {
     }
 
     /// The disk no longer has the chunks of these numbers: those that are here
-    /// are to be made durable once more. Returns how many.
-    pub fn rescue(&mut self, gone: &Ranges) -> u64 {
+    /// are to be made durable once more. Returns the gaps that they would have
+    /// left.
+    pub fn rescue(&mut self, gone: &Ranges) -> Vec<Gap> {
         let on_disk = |held: &Held| matches!(held.place, Place::Disk(n) if gone.contains(n));
         if gone.is_empty() {
-            return 0;
+            return Vec::new();
         }
         let ids: Vec<u64> =
             self.held.iter().filter(|(_, held)| on_disk(held)).map(|(&id, _)| id).collect();
         ids.iter().for_each(|&id| self.change(id, |held| held.place = Place::Ram));
-        ids.len() as u64
+        ids.iter().filter_map(|id| self.held.get(id)?.gap()).collect()
     }
 
     /// Keeps RAM within its bounds.

@@ -101,7 +101,7 @@ impl Rig {
     fn pump(&mut self) {
         let busy = |spool: &Spool| {
             let opening = !spool.opened && spool.writing.why.is_none();
-            opening || spool.committing.is_some() || spool.fetching.is_some()
+            opening || spool.committing.is_some() || spool.fetching.is_under_way()
         };
         while busy(&self.spool) {
             self.hear();

@@ -8,15 +8,21 @@ use crate::spool::keeper::{Keeper, SCAN_BYTES, given_up};
 use crate::spool::policy::Bounds;
 use crate::spool::store::StoreError;
 
+/// An eviction in vain is followed by the next one after so many times as many
+/// refused commits: with a minute between them the third comes after an hour,
+/// the fourth after eight.
+const EVICT_EACH: u32 = 8;
+
 /// What is known about being full.
 #[derive(Debug, Default)]
 pub struct Room {
-    /// How much the spool grows when it is but read.
-    pub promised: u64,
     /// What the spool took when its file system became short of space: it
     /// takes no more than that until there is space again.
     squeezed: Option<u64>,
-    /// The last commit found no space, whatever the file system says.
+    /// Commits in a row that found no space, whatever the file system says: a
+    /// quota, perhaps.
+    refusals: u32,
+    /// The next one is to be preceded by an eviction.
     refused: bool,
     /// Why the oldest samples go, if they do.
     full: Option<&'static str>,
@@ -65,17 +71,27 @@ impl Keeper {
     }
 
     /// The disk had no space for a commit. What the file system tells of is
-    /// dealt with already, and another eviction in vain would only lose more.
+    /// dealt with already. Otherwise an eviction may help; where it did not,
+    /// the next one would only lose more, and comes ever more seldom.
     pub(super) fn refused(&mut self) {
-        self.room.refused =
-            !self.generations.spans().is_empty() && self.bounds.free_bytes(&self.folder) > 0;
+        self.room.refusals = self.room.refusals.saturating_add(1);
+        let its_turn = self.room.refusals.checked_ilog(EVICT_EACH);
+        let its_turn = its_turn.is_some_and(|n| EVICT_EACH.pow(n) == self.room.refusals);
+        self.room.refused = its_turn
+            && !self.generations.spans().is_empty()
+            && self.bounds.free_bytes(&self.folder) > 0;
+    }
+
+    /// The disk had space for a commit's frames.
+    pub(super) fn accepted(&mut self) {
+        self.room.refusals = 0;
     }
 
     /// Whether `growth` bytes more would break a bound. A file system with too
     /// little free space acts as a full spool: dropping all that the spool has
     /// would not cure what others fill.
     pub(super) fn is_short(&mut self, growth: u64) -> bool {
-        let disk_bytes = self.report.holding.disk_bytes + self.room.promised;
+        let disk_bytes = self.report.holding.disk_bytes;
         if self.bounds.free_bytes(&self.folder) > growth {
             self.room.squeezed = None;
         } else {
@@ -86,13 +102,14 @@ impl Keeper {
 
     /// Bytes that the bounds leave for more.
     pub(super) fn free_bytes(&self) -> u64 {
-        let taken = self.report.holding.disk_bytes + self.room.promised;
+        let taken = self.report.holding.disk_bytes;
         self.most_bytes().saturating_sub(taken).min(self.bounds.free_bytes(&self.folder))
     }
 
     fn note_full(&mut self) {
         let full = match self.room.squeezed {
             Some(_) => "its file system has less free space than spool.keep_free",
+            None if self.room.refusals > 0 => "its file system takes no more, perhaps for a quota",
             None => "spool.max_bytes is reached",
         };
         if self.room.full.replace(full).is_none() {
@@ -104,8 +121,7 @@ impl Keeper {
     fn note_room(&mut self, growth: u64) {
         let slack = growth + 2 * self.bounds.generation_bytes;
         if self.room.full.is_some()
-            && self.report.holding.disk_bytes + self.room.promised + slack
-                < self.bounds.usable_bytes()
+            && self.report.holding.disk_bytes + slack < self.bounds.usable_bytes()
             && self.bounds.free_bytes(&self.folder) > slack
         {
             self.room.full = None;
@@ -123,7 +139,13 @@ impl Keeper {
             let scanned = store.and_then(|store| store.scan(number, span.last, SCAN_BYTES));
             let found = match scanned {
                 Ok(found) => found,
-                Err(error) if given_up(&error, false) => break,
+                // Of the rest of it, what lies past the bad blocks.
+                Err(error) if given_up(&error, false) => {
+                    if !self.generations.lose_patience(span.first) {
+                        break;
+                    }
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let Some((last, _)) = found.last() else { break };
@@ -145,6 +167,7 @@ impl Keeper {
         }
         self.give_up(Some(span), &held.without(&declared));
         self.commit_ledger()?;
+        self.unread.forget(span.first);
         self.generations.delete(span.first).map_err(|e| StoreError::io(&self.folder, e))
     }
 }

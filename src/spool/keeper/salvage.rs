@@ -102,7 +102,8 @@ impl Keeper {
         let mut index = self.index_about(Some(span), |number| lost.contains(number));
         let numbers = index.numbers();
         let numbers = numbers.iter().flat_map(|(first, last)| first..=last);
-        numbers.flat_map(|n| index.read(n).into_iter().map(move |frame| (n, frame))).collect()
+        let frames = numbers.flat_map(|n| Some((n, index.read(n).ok()?)));
+        frames.flat_map(|(n, frames)| frames.into_iter().map(move |frame| (n, frame))).collect()
     }
 
     /// `lost` chunks of `span` can be had nowhere: declares what can be
@@ -158,7 +159,8 @@ impl Keeper {
         if !std::mem::take(&mut self.may_join) {
             return;
         }
-        let Some(span) = self.generations.spans().pop() else { return };
+        let newest = self.generations.spans().pop();
+        let Some(span) = newest.filter(|span| !self.unread.has(span.first)) else { return };
         if self.is_short(Bounds::growth(JOIN_BYTES as u64)) {
             return;
         }

@@ -42,9 +42,11 @@ impl Keeper {
         self.ledger.write_anew();
         self.generations.list().map_err(|e| StoreError::io(&self.folder, e))?;
         let kept = self.generations.spans().first().map_or(next, |span| span.first);
-        let chunks = kept.checked_sub(1).map_or(0, |last| self.lost(0, last));
-        let folder = self.folder.display();
+        let lost = kept.checked_sub(1).map(|last| self.outstanding.within(0, last));
+        let (lost, folder) = (lost.unwrap_or_default(), self.folder.display());
+        let chunks = lost.count();
         tracing::error!(%folder, chunks, "the spool was removed while in use, and is begun anew");
+        self.give_up(None, &lost);
         Ok(())
     }
 }
