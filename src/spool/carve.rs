@@ -144,6 +144,8 @@ pub struct Index {
     reading: Option<(usize, File)>,
     /// A frame in a bad block is an error; without, it is not there.
     patient: bool,
+    /// Whatever is found of these says nothing of the others.
+    lost: Ranges,
 }
 
 impl Index {
@@ -152,6 +154,11 @@ impl Index {
         let mut index = Self { patient, ..Self::default() };
         index.add_all(folder, patient, |_| true).map_err(|e| StoreError::io(folder, e))?;
         Ok(index)
+    }
+
+    /// To find out what became of `lost` chunks.
+    pub fn about(lost: &Ranges) -> Self {
+        Self { lost: lost.clone(), ..Self::default() }
     }
 
     /// Takes in the frames of all files in `folder` that `ours` accepts, up to
@@ -175,6 +182,7 @@ impl Index {
         let file = self.files.len();
         self.files.push(path.to_owned());
         let (frames, heads, known) = (&mut self.frames, &mut self.heads, &mut self.known);
+        let lost = &self.lost;
         carve(path, patient, |offset, find| {
             let (Find::Whole(header, _) | Find::Head(header)) = &find;
             if header.number >= NUMBERS_END || !ours(header) {
@@ -187,7 +195,9 @@ impl Index {
                 if kept.revision < place.revision {
                     *kept = place;
                 }
-                known.learn(header);
+                if !lost.contains(header.number) {
+                    known.learn(header);
+                }
             } else if !frames.contains_key(&identity) {
                 heads.insert(identity, gap_of(header, GapReason::Damaged));
             }

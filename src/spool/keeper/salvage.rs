@@ -51,7 +51,7 @@ impl Keeper {
     fn survey(&self, spans: &[Span]) -> (bool, bool) {
         let book = self.ledger.book();
         let (mut kin, mut strangers) = (false, false);
-        self.index(spans, |header| {
+        self.index(spans, Index::default(), |header| {
             // What it does not know yet is of its last run.
             let new = header.number >= book.next_chunk;
             let done = !self.outstanding.contains(header.number);
@@ -63,9 +63,13 @@ impl Keeper {
         (kin, strangers)
     }
 
-    /// The frames in the raw files of `spans` that `ours` accepts.
-    fn index(&self, spans: &[Span], mut ours: impl FnMut(&Header<'_>) -> bool) -> Index {
-        let mut index = Index::default();
+    /// `index` with the frames in the raw files of `spans` that `ours` accepts.
+    fn index(
+        &self,
+        spans: &[Span],
+        mut index: Index,
+        mut ours: impl FnMut(&Header<'_>) -> bool,
+    ) -> Index {
         for span in spans {
             let folder = folder_of(&self.folder, span.first);
             for path in files(&folder).unwrap_or_default() {
@@ -78,13 +82,13 @@ impl Keeper {
 
     /// Those that belong to this spool and that `wanted` accepts, of `span` and
     /// of the generations before and after, which know what was between.
-    fn index_about(&self, span: Option<Span>, wanted: impl Fn(u64) -> bool) -> Index {
+    fn index_about(&self, span: Option<Span>, index: Index, wanted: impl Fn(u64) -> bool) -> Index {
         let mut spans = self.generations.spans();
         let at = spans.iter().position(|other| span.is_none_or(|span| other.first >= span.first));
         let at = at.unwrap_or(spans.len());
         spans.truncate(at + 2);
         let about = spans.get(at.saturating_sub(1)..).unwrap_or_default();
-        self.index(about, |header| wanted(header.number) && self.fits(header))
+        self.index(about, index, |header| wanted(header.number) && self.fits(header))
     }
 
     /// Whether a frame can be of this spool, as far as the ledger knows.
@@ -99,7 +103,8 @@ impl Keeper {
         if lost.is_empty() {
             return Vec::new();
         }
-        let mut index = self.index_about(Some(span), |number| lost.contains(number));
+        let wanted = |number| lost.contains(number);
+        let mut index = self.index_about(Some(span), Index::default(), wanted);
         let numbers = index.numbers();
         let numbers = numbers.iter().flat_map(|(first, last)| first..=last);
         let frames = numbers.flat_map(|n| Some((n, index.read(n).ok()?)));
@@ -113,10 +118,9 @@ impl Keeper {
         if chunks == 0 {
             return;
         }
-        let index = self.index_about(span, |number| !lost.contains(number));
-        let heads = self.index_about(span, |number| lost.contains(number));
+        let index = self.index_about(span, Index::about(lost), |_| true);
         let (mut gaps, mut told) = (Vec::new(), Ranges::default());
-        for (number, gap) in heads.heads() {
+        for (number, gap) in index.heads().filter(|(number, _)| lost.contains(*number)) {
             gaps.push(gap.clone());
             told.insert(number);
         }
