@@ -186,14 +186,6 @@ impl Drain {
         Arc::new(Batch { timestamp_sent: at.hour.clone(), parcels: rendered })
     }
 
-    /// The batch on its way will not be answered any more: its lines may go
-    /// again.
-    pub fn abandon(&mut self) {
-        for item in self.in_flight.take().into_iter().flatten().flatten().rev() {
-            self.pending.push_front(item);
-        }
-    }
-
     /// Takes the sink's answer in, at boot time `now_ms`. `random` is 0..1.
     pub fn settle(&mut self, verdict: Verdict, spool: &mut Spool, now_ms: u64, random: f64) {
         let Some(parcels) = self.in_flight.take() else { return };
