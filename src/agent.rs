@@ -222,7 +222,7 @@ impl<O: FnMut(&Report), A: Wake> Line<O, A> {
         }
         self.hand_over(now, false);
         self.tell(now);
-        let due = [self.spool.due_ms(), self.drain.retry_at_ms(), self.gate.opens_ms(now)];
+        let due = [self.spool.due_ms(), self.drain.due_ms(), self.gate.opens_ms(now)];
         let later = due.into_iter().flatten().filter(|&ms| ms > now.boot_ms);
         later.chain([sample_ms, self.send_ms]).min().unwrap_or(sample_ms)
     }

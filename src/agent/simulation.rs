@@ -115,7 +115,12 @@ fn a_stop_takes_in_the_time_that_became_known_since_the_last_turn() {
     let plan = Plan {
         interval: hours,
         max_loss: hours,
-        send: drain::Settings { interval: hours, order: Order::FreshFirst },
+        send: drain::Settings {
+            interval: hours,
+            order: Order::FreshFirst,
+            backlog_rate: None,
+            daily_bytes: None,
+        },
         clock: clock::Settings { wait: Duration::ZERO },
         wall: Wall::Unset,
         poison: 0,

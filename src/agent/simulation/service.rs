@@ -22,7 +22,7 @@ pub struct Service {
 pub type Heard = Option<(i64, u64)>;
 
 fn trouble(kind: TroubleKind) -> Trouble {
-    Trouble { kind, text: "said by the simulation".into() }
+    Trouble::new(kind, "said by the simulation".into())
 }
 
 impl Sink for Service {
