@@ -14,6 +14,8 @@ mod backlog;
 mod disk;
 #[path = "firehose/faults.rs"]
 mod faults;
+#[path = "firehose/fleet.rs"]
+mod fleet;
 #[path = "firehose/kills.rs"]
 mod kills;
 #[path = "firehose/outages.rs"]

@@ -241,5 +241,7 @@ fn look(line: &SimulatedLine, folder: &Path) {
         world.figures.add("most bytes on disk", bytes);
         world.figures.add("most bytes in memory", stats.ram_bytes);
         world.figures.add("looks", 1);
+        let spent = line.drain.stats().spent.is_some();
+        world.figures.add("looks on a day whose bytes are spent", spent.into());
     });
 }

@@ -177,7 +177,7 @@ impl World {
                 }
             }
             let verdict = match ill {
-                Some(Ill::Lost) => Verdict::Failed(trouble(TroubleKind::Unreachable)),
+                Some(Ill::Lost) => Verdict::Failed(trouble(TroubleKind::Unanswered)),
                 _ if self.rng.random() => {
                     Verdict::Answered(vec![Outcome::Delivered; rows.len() + 1])
                 }
