@@ -171,12 +171,12 @@ impl Plan {
         // A third of the day is left in the end; base64 takes a third more; and
         // each sample may have a request of its own.
         let sent_bytes = week_bytes * 2 + week_bytes / sample_bytes * 1000;
-        let daily = if wide { sent_bytes * 3 } else { sent_bytes / 7 };
+        let daily = if wide { sent_bytes * 3 + (1 << 20) } else { sent_bytes / 28 + (1 << 14) };
         if paced {
             self.send.backlog_rate = Some(rate * rng.random_range(1..4) + 100);
         }
         if metered {
-            self.send.daily_bytes = Some(daily * rng.random_range(1..4) + (1 << 20));
+            self.send.daily_bytes = Some(daily * rng.random_range(1..4));
         }
         if !wide {
             self.relaxes = true;
