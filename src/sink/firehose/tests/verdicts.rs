@@ -66,6 +66,7 @@ fn failures() -> Vec<(Fault, Vec<&'static str>)> {
     let skew = "Signature expired: 20261124T010000Z is now earlier than 20261124T030000Z";
     vec![
         (Fault::Throttle, vec!["Failed", "kind: Throttled", "asks for less", "Slow down."]),
+        (Fault::Busy(7), vec!["Failed", "kind: Throttled", "Busy.", "retry_after: Some(7s)"]),
         (error(400, "LimitExceededException", "Rate"), vec!["Failed", "kind: Throttled"]),
         (error(500, "InternalFailure", ""), vec!["Failed", "kind: Throttled", "is ill"]),
         (Fault::Status(500), vec!["Failed", "kind: Throttled", "status 500"]),
