@@ -14,6 +14,8 @@ mod backlog;
 mod disk;
 #[path = "firehose/faults.rs"]
 mod faults;
+#[path = "firehose/fleet.rs"]
+mod fleet;
 #[path = "firehose/kills.rs"]
 mod kills;
 #[path = "firehose/moments.rs"]
@@ -24,6 +26,8 @@ mod outages;
 mod plain;
 #[path = "firehose/refusals.rs"]
 mod refusals;
+#[path = "firehose/stops.rs"]
+mod stops;
 #[path = "firehose/wire.rs"]
 mod wire;
 

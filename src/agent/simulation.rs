@@ -116,7 +116,12 @@ fn a_stop_takes_in_the_time_that_became_known_since_the_last_turn() {
     let plan = Plan {
         interval: hours,
         max_loss: hours,
-        send: drain::Settings { interval: hours, order: Order::FreshFirst },
+        send: drain::Settings {
+            interval: hours,
+            order: Order::FreshFirst,
+            backlog_rate: None,
+            daily_bytes: None,
+        },
         clock: clock::Settings { wait: Duration::ZERO },
         wall: Wall::Unset,
         poison: 0,
@@ -145,7 +150,12 @@ fn a_day_with(ills: Vec<Phase<Ill>>, breaks: Vec<Phase<Broken>>) -> Plan {
     Plan {
         interval: seconds(10),
         max_loss: seconds(10),
-        send: drain::Settings { interval: seconds(60), order: Order::FreshFirst },
+        send: drain::Settings {
+            interval: seconds(60),
+            order: Order::FreshFirst,
+            backlog_rate: None,
+            daily_bytes: None,
+        },
         wall: Wall::Kept,
         poison: 0,
         body_bytes: 0,

@@ -70,8 +70,9 @@ pub struct Index {
     pub due: BTreeSet<(u64, u64)>,
     /// Chunks in RAM only, by their first seq.
     pub seqs: BTreeSet<(u64, u64)>,
-    /// Chunks that may be leased: of this start, and from disk.
-    pub live: BTreeSet<u64>,
+    /// Chunks that may be leased: of this start, by when their oldest sample
+    /// came in, and from disk.
+    pub live: BTreeSet<(u64, u64)>,
     pub backlog: BTreeSet<u64>,
     /// Those of `live` that are durable. What was delivered in part is none:
     /// only here it is known which part.
@@ -108,7 +109,7 @@ impl Index {
             self.backlog_bytes += bytes;
             self.backlog.insert(id);
         } else if idle {
-            self.live.insert(id);
+            self.live.insert((held.born_ms, id));
             if matches!(held.place, Place::Disk(_)) && held.delivered.seqs().is_empty() {
                 self.warm.insert(id);
             }
@@ -139,7 +140,7 @@ impl Index {
         if self.backlog.remove(&id) {
             self.backlog_bytes -= bytes;
         }
-        self.live.remove(&id);
+        self.live.remove(&(held.born_ms, id));
         self.warm.remove(&id);
         if !held.gone {
             self.bytes -= bytes;

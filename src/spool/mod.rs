@@ -58,7 +58,7 @@ use std::time::Duration;
 use crate::clock::{BootId, Moment};
 use crate::ledger::Ranges;
 use crate::record::{EndReason, GapReason, Marker, Run, Sample, dated};
-use crate::spool::chunk::{Chunk, Header, Stamp};
+use crate::spool::chunk::{Header, Stamp};
 use crate::spool::dead::DeadLetters;
 use crate::spool::fetching::Fetching;
 use crate::spool::gaps::{Declarations, gap_of};
@@ -353,15 +353,6 @@ impl Spool {
     fn send(&mut self, command: Command) {
         // A thread that has ended says so through its replies.
         let _ = self.line.commands.send(command);
-    }
-
-    /// The next chunk to deliver: the oldest of the fresh ones, then the
-    /// oldest of the backlog, or with `oldest_first` the other way round.
-    /// `None` where nothing is at hand; see [`Spool::more_to_come`].
-    pub fn lease(&mut self, oldest_first: bool) -> Option<(Chunk, Lease)> {
-        self.settle();
-        let coming = self.more_to_come() && self.trouble().is_none();
-        self.ram.lease(oldest_first, coming)
     }
 
     /// Sets a refused record aside; the entry of that seq is acknowledged once

@@ -4,6 +4,8 @@
 //! Nothing scans: with 10,000 devices and 100,000 samples a second every
 //! question is answered from an [`Index`].
 
+mod leases;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,7 +17,7 @@ use crate::spool::chunk::{Chunk, Entry, MAX_FRAME_BYTES, Stamp};
 use crate::spool::gather::{Gathering, Open};
 use crate::spool::held::{Held, Index, Place};
 use crate::spool::keeper::Found;
-use crate::spool::lease::{Delivered, Lease};
+use crate::spool::lease::Delivered;
 
 /// Frames kept while the disk does not take them; the oldest beyond go and
 /// are declared.
@@ -228,24 +230,6 @@ impl Ram {
                 self.let_go(id);
             }
         }
-    }
-
-    /// The next chunk to deliver, without what was delivered of it: the
-    /// oldest of this start, then the oldest from disk, or with
-    /// `oldest_first` the other way round, unless more from disk is `coming`.
-    pub fn lease(&mut self, oldest_first: bool, coming: bool) -> Option<(Chunk, Lease)> {
-        let (live, backlog) =
-            (self.index.live.first().copied(), self.index.backlog.first().copied());
-        let id = match oldest_first {
-            true => backlog.or(live.filter(|_| !coming)),
-            false => live.or(backlog),
-        }?;
-        let held = self.held.get(&id)?;
-        let mut chunk = Chunk::decode(&held.frame).ok()?;
-        let delivered = held.delivered.clone();
-        chunk.entries.retain(|entry| !delivered.seqs().contains(entry.seq));
-        self.change(id, |held| held.leased = true);
-        Some((chunk, Lease::new(id, delivered, self.returns.0.clone())))
     }
 
     /// Takes in which leases have ended, and what was delivered under those
