@@ -22,6 +22,8 @@ mod outages;
 mod plain;
 #[path = "firehose/refusals.rs"]
 mod refusals;
+#[path = "firehose/thin.rs"]
+mod thin;
 #[path = "firehose/wire.rs"]
 mod wire;
 

@@ -220,6 +220,13 @@ impl Index {
         places.into_iter().filter_map(|place| self.read_at(place)).collect()
     }
 
+    /// The one of them that counts: the highest revision.
+    fn newest(&mut self, number: u64) -> Option<Vec<u8>> {
+        let mut places: Vec<Place> = self.of_number(number).collect();
+        places.sort_by_key(|place| std::cmp::Reverse(place.revision));
+        places.into_iter().find_map(|place| self.read_at(place))
+    }
+
     fn read_at(&mut self, place: Place) -> Option<Vec<u8>> {
         let file = match self.reading.take() {
             Some((open, file)) if open == place.file => file,
@@ -250,7 +257,7 @@ impl Store for Index {
     }
 
     fn get(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.read(number).into_iter().next())
+        Ok(self.newest(number))
     }
 
     fn scan(
@@ -267,8 +274,7 @@ impl Store for Index {
             if bytes > max_bytes && !found.is_empty() {
                 break;
             }
-            let frame = self.read(number).into_iter().next();
-            found.extend(frame.map(|frame| (number, frame)));
+            found.extend(self.newest(number).map(|frame| (number, frame)));
             at = number + 1;
         }
         Ok(found)

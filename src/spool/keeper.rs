@@ -11,6 +11,7 @@ mod book;
 mod fetch;
 mod room;
 mod salvage;
+mod thin;
 mod vanished;
 
 pub use fetch::{Fetched, Found};
@@ -27,6 +28,7 @@ use crate::spool::ends::Ends;
 use crate::spool::gaps::{Gaps, News, gap_of};
 use crate::spool::generation::{Generations, Span, other_bytes};
 use crate::spool::keeper::room::Room;
+use crate::spool::keeper::thin::Thinning;
 use crate::spool::policy::Bounds;
 use crate::spool::store::{Opener, StoreError};
 
@@ -43,6 +45,8 @@ pub struct Commit {
     pub frames: Vec<Arc<[u8]>>,
     /// Numbers of chunks that were delivered, and their bytes.
     pub acked: (Ranges, u64),
+    /// Those of chunks on disk that memory has too.
+    pub busy: Ranges,
     pub news: News,
     /// What the next start is to say of this run once this is durable, unless
     /// this run says it itself.
@@ -64,6 +68,9 @@ pub struct Holding {
     pub free_bytes: u64,
     /// Samples evicted since the start.
     pub evicted_samples: u64,
+    /// Samples that thinning took from the disk since the start; memory may
+    /// still have had a few of them.
+    pub thinned_samples: u64,
     /// Chunks that the ledger promised and the disk no longer had, since the
     /// start.
     pub lost_chunks: u64,
@@ -71,7 +78,7 @@ pub struct Holding {
     pub untold_chunks: u64,
     /// Chunks that could be read beside them, in damaged generations.
     pub salvaged_chunks: u64,
-    /// Why the oldest samples go, if they do.
+    /// Why the oldest samples go, or lose resolution, if they do.
     pub full: Option<&'static str>,
 }
 
@@ -81,11 +88,27 @@ pub struct Report {
     pub holding: Holding,
     pub gaps: Vec<Gap>,
     pub ends: Vec<RunEnd>,
-    /// Chunks that were evicted, and the gap that each leaves unless it is in
-    /// RAM.
-    pub evicted: Vec<(u64, Gap)>,
+    /// Chunks that were evicted, the gap that each leaves unless it is in RAM,
+    /// and how many samples it had.
+    pub evicted: Vec<(u64, Gap, u64)>,
     /// Chunks that are on disk no longer, and their bytes.
     pub gone: (Ranges, u64),
+    /// Chunks on disk that thinning has made of others.
+    pub made: Ranges,
+}
+
+impl Report {
+    /// Chunks are `gone`, and others are `made`: what came last holds.
+    fn moved(&mut self, gone: &Ranges, made: &Ranges) {
+        for (first, last) in gone.iter() {
+            self.made.remove_range(first, last);
+            self.gone.0.insert_range(first, last);
+        }
+        for (first, last) in made.iter() {
+            self.gone.0.remove_range(first, last);
+            self.made.insert_range(first, last);
+        }
+    }
 }
 
 /// See the module.
@@ -109,6 +132,7 @@ pub struct Keeper {
     gaps_changed: bool,
     run_end: Option<RunEnd>,
     room: Room,
+    thinning: Thinning,
     /// The newest generation is of an earlier start.
     may_join: bool,
     report: Report,
@@ -136,6 +160,7 @@ impl Keeper {
             gaps_changed: false,
             run_end: None,
             room: Room::default(),
+            thinning: Thinning::default(),
             may_join: false,
             report: Report::default(),
             misreads: 0,
@@ -156,9 +181,12 @@ impl Keeper {
         let (gaps, ends) = (self.gaps.iter().collect(), self.ends.iter().cloned().collect());
         self.report = Report { gaps, ends, ..Report::default() };
         self.next = book.next_chunk;
-        self.may_join = true;
         self.generations.list().map_err(|e| StoreError::io(&self.folder, e))?;
         self.generations.set_patience(patient);
+        match self.adopt_thinned() {
+            Err(error) if !given_up(&error, patient) => return Err(error),
+            _ => self.may_join = !self.newest_is_thinned(),
+        }
         // Without a ledger this is 0, and everything counts as not delivered.
         let from = if self.is_foreign() { 0 } else { self.next };
         for span in self.generations.spans() {
@@ -179,6 +207,7 @@ impl Keeper {
         }
         // Nobody has asked for any yet.
         self.report.gone = <(Ranges, u64)>::default();
+        self.report.made = Ranges::default();
         self.measure();
         Ok(())
     }
@@ -237,6 +266,7 @@ impl Keeper {
     /// first of its frames. What it says beside the frames holds even if it
     /// fails, and is durable with the next one that does not.
     pub fn commit(&mut self, commit: Commit) -> Result<u64, StoreError> {
+        self.thinning.busy = commit.busy;
         let (acked, acked_bytes) = commit.acked;
         for (first, last) in acked.iter() {
             self.outstanding.remove_range(first, last);
@@ -364,7 +394,7 @@ impl Keeper {
         let bytes = gone.count() * mean_bytes;
         self.outstanding.remove_range(first, last);
         self.bytes = self.bytes.saturating_sub(bytes);
-        gone.iter().for_each(|(first, last)| self.report.gone.0.insert_range(first, last));
+        self.report.moved(&gone, &Ranges::default());
         self.report.gone.1 += bytes;
         gone.count()
     }

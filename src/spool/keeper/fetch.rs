@@ -63,6 +63,8 @@ impl Keeper {
         if fetched.error.is_none() {
             self.misreads = 0;
         }
+        self.thinning.handed = Ranges::default();
+        fetched.found.iter().for_each(|found| self.thinning.handed.insert(found.number));
         fetched
     }
 
