@@ -28,6 +28,8 @@ mod plain;
 mod refusals;
 #[path = "firehose/stops.rs"]
 mod stops;
+#[path = "firehose/thin.rs"]
+mod thin;
 #[path = "firehose/wire.rs"]
 mod wire;
 

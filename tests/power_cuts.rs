@@ -56,8 +56,9 @@ fn launch(rig: &Rig) -> Launch {
 /// A life, as it went to the disk.
 struct Recorded {
     ops: Vec<Op>,
-    /// Which samples each chunk holds, by number.
-    chunks: BTreeMap<u64, Vec<Sample>>,
+    /// Which samples each chunk holds, by number, and from before which op on:
+    /// thinning makes others under numbers that were used.
+    chunks: BTreeMap<u64, Vec<(usize, Vec<Sample>)>>,
     /// Editions of the ledger, and before which op each was written.
     books: Vec<(usize, Book)>,
     stored: Stored,
@@ -137,7 +138,7 @@ fn record() -> Recorded {
     });
     life.relay.pull();
     life.start(200, |_, agent| {
-        let full = "the spool is full, the oldest samples go";
+        let full = "the spool is full, its history loses resolution";
         agent.wait_for("a full spool", SOON * 3, |agent| agent.stderr().contains(full));
         thread::sleep(Duration::from_millis(500));
         agent.kill9();
@@ -158,12 +159,16 @@ fn record() -> Recorded {
 
 impl Recorded {
     fn new(ops: Vec<Op>, stored: Stored) -> Self {
-        let mut chunks = BTreeMap::new();
+        let mut chunks: BTreeMap<u64, Vec<(usize, Vec<Sample>)>> = BTreeMap::new();
         let mut books = Vec::new();
         for (at, op) in ops.iter().enumerate() {
             let Op::Write { path, data, .. } = op else { continue };
             match path.file_name().and_then(|name| name.to_str()) {
-                Some("db") => chunks.extend(frames(data)),
+                Some("db") => {
+                    for (number, samples) in frames(data) {
+                        chunks.entry(number).or_default().push((at, samples));
+                    }
+                }
                 Some("ledger") => books.extend(book(data).map(|book| (at, book))),
                 _ => {}
             }
@@ -191,9 +196,15 @@ impl Recorded {
         runs.into_iter().filter(|run| certain.is_some_and(|certain| *run <= certain)).collect()
     }
 
-    fn samples(&self, numbers: impl Iterator<Item = u64>) -> BTreeSet<&Sample> {
-        let samples = |number| self.chunks.get(&number).into_iter().flatten();
-        numbers.flat_map(samples).collect()
+    /// What the chunks of these numbers hold as `book`, an edition, means them.
+    fn samples(&self, book: &Book, numbers: impl Iterator<Item = u64>) -> BTreeSet<&Sample> {
+        let written = self.books.iter().rev().find(|(_, known)| known == book);
+        let upto = written.map_or(0, |(at, _)| *at);
+        let samples = |number| {
+            let made = self.chunks.get(&number)?;
+            made.iter().rev().find(|(at, _)| *at < upto).map(|(_, samples)| samples)
+        };
+        numbers.filter_map(samples).flatten().collect()
     }
 
     /// Half of the cuts fall anywhere, half near what changes names or ledger.
@@ -273,9 +284,9 @@ fn look(recorded: &Recorded, disk: &Disk, seed: u64) -> Outcome {
     assert!(book.is_some() || certain.is_none(), "{state}: no ledger");
     let (book, certain) = (book.unwrap_or_default(), certain.cloned().unwrap_or_default());
     // A later edition was written once its frames were durable, so it holds, too.
-    let promised = recorded.samples(numbers(&book));
+    let promised = recorded.samples(&book, numbers(&book));
     let released = numbers(&certain).filter(|number| !book.outstanding.contains(*number));
-    let released = recorded.samples(released);
+    let released = recorded.samples(&certain, released);
 
     let options = Options { keep_records: false, ..Options::default() };
     let rig = Rig::at(AGENT, options, home);

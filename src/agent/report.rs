@@ -96,7 +96,8 @@ impl Report {
         self.spooled_bytes = spool.holding.bytes;
         self.backlog_bytes = backlog_bytes;
         self.backlog_age_s = age_s;
-        self.dropped = spool.ring_dropped + spool.holding.evicted_samples;
+        let held = &spool.holding;
+        self.dropped = spool.ring_dropped + held.evicted_samples + held.thinned_samples;
         self.dead_letters = drain.buried;
         let trouble = drain.trouble.as_ref().map(|trouble| &trouble.text);
         self.trouble = trouble.or(drain.spent.as_ref()).cloned();

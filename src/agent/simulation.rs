@@ -111,6 +111,18 @@ fn every_sample_is_accounted_for_through_any_week() {
 }
 
 #[test]
+fn a_full_spool_is_thinned_through_crashes_at_any_step() {
+    let (start, mut all) = (Instant::now(), Figures::default());
+    let first = iot_agent_test_support::seed();
+    for seed in first..first + by_tier(2, 5, 100) {
+        let plan = Plan::new(seed).crowd();
+        all.take_in(&live(plan, async |folder| device::week(folder).await));
+    }
+    println!("within {:.1?}:\n{all}", start.elapsed());
+    assert!(all.of("samples thinned") > 1000 && all.of("crashes") > 20);
+}
+
+#[test]
 fn a_stop_takes_in_the_time_that_became_known_since_the_last_turn() {
     let hours = Duration::from_secs(7200);
     let plan = Plan {

@@ -133,7 +133,7 @@ impl Draft {
                 max_loss: self.max_loss.flatten(),
                 max_bytes: self.spool_max_bytes.unwrap_or(256 * 1024 * 1024),
                 keep_free: self.keep_free.unwrap_or(KeepFree::Share(0.05)),
-                when_full: self.when_full.unwrap_or(WhenFull::DropOldest),
+                when_full: self.when_full.unwrap_or(WhenFull::Thin),
             },
             sink: match self.kind.unwrap_or(Kind::Lake) {
                 Kind::Lake => Sink::Lake(sink::lake::Settings {

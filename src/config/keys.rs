@@ -82,8 +82,9 @@ pub const KEYS: &[Key] = &[
         put(&mut d.spool_max_bytes, value::size(g, MIN_SPOOL..=MAX_DISK))
     }),
     key("spool.keep_free", "\"5%\"", |d, g| put(&mut d.keep_free, value::keep_free(g, MAX_DISK))),
-    key("spool.when_full", "\"drop-oldest\"", |d, g| {
-        put(&mut d.when_full, value::choice(g, &[("drop-oldest", WhenFull::DropOldest)]))
+    key("spool.when_full", "\"thin\"", |d, g| {
+        let words = [("thin", WhenFull::Thin), ("drop-oldest", WhenFull::DropOldest)];
+        put(&mut d.when_full, value::choice(g, &words))
     }),
     key("send.interval", "\"60s\"", |d, g| {
         put(&mut d.send_interval, value::duration(g, SECOND..=HOUR))

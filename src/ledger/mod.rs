@@ -85,6 +85,8 @@ pub struct Book {
     pub outstanding_bytes: u64,
     /// What they spoke for.
     pub stretches: Stretches,
+    /// How far parts of the spool are thinned, as the spool writes it.
+    pub thinned: Vec<(u64, u8)>,
     /// Wall minus boot time of each boot that saw the right time, oldest first.
     pub boots: Vec<Boot>,
     /// Declarations not yet delivered, as the spool writes them.

@@ -238,6 +238,12 @@ impl Index {
         Ok(frames)
     }
 
+    /// The one of them that counts: the highest revision, and of those the first.
+    fn newest(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let revision = |frame: &Vec<u8>| Header::head(frame).map_or(0, |header| header.revision);
+        Ok(self.read(number)?.into_iter().rev().max_by_key(revision))
+    }
+
     fn read_at(&mut self, place: Place) -> io::Result<Vec<u8>> {
         let file = match self.reading.take() {
             Some((open, file)) if open == place.file => file,
@@ -268,7 +274,7 @@ impl Store for Index {
     }
 
     fn get(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.read(number)?.into_iter().next())
+        self.newest(number)
     }
 
     fn scan(
@@ -285,8 +291,7 @@ impl Store for Index {
             if bytes > max_bytes && !found.is_empty() {
                 break;
             }
-            let frame = self.read(number)?.into_iter().next();
-            found.extend(frame.map(|frame| (number, frame)));
+            found.extend(self.newest(number)?.map(|frame| (number, frame)));
             at = number + 1;
         }
         Ok(found)

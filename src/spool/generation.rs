@@ -8,6 +8,8 @@
 
 mod rebuild;
 
+pub use rebuild::folders;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -46,6 +48,10 @@ pub struct Generations {
     /// Bytes on disk of those that nothing is written to.
     bytes: BTreeMap<u64, u64>,
     reader: Option<(u64, Box<dyn Store>)>,
+    /// A replacement that was begun: these do not count any more.
+    staged: Option<(u64, u64)>,
+    /// Those that [`Generations::list`] has put in the place of others.
+    finished: Vec<u64>,
 }
 
 /// The numbers one generation may hold.
@@ -68,13 +74,16 @@ impl Generations {
             suspects: BTreeSet::new(),
             bytes: BTreeMap::new(),
             reader: None,
+            staged: None,
+            finished: Vec::new(),
         }
     }
 
     /// Lists what is there, opens none, and ends what a kill interrupted.
     pub fn list(&mut self) -> io::Result<()> {
         self.close();
-        rebuild::finish(&self.folder)?;
+        self.finished.extend(rebuild::finish(&self.folder)?);
+        self.staged = None;
         self.firsts = firsts(&self.folder)?;
         // sled would wipe what follows damage.
         self.ended = !self.firsts.is_empty();
@@ -91,6 +100,11 @@ impl Generations {
         spans(&self.firsts)
     }
 
+    /// Where those begin that a start has put in the place of others.
+    pub fn finished(&self) -> &[u64] {
+        &self.finished
+    }
+
     /// The generation that holds `number`.
     pub fn span_of(&self, number: u64) -> Option<Span> {
         let next = self.firsts.partition_point(|&first| first <= number);
@@ -101,6 +115,7 @@ impl Generations {
     /// The store for chunks from `next` on: the newest generation, or one made
     /// for them.
     pub fn newest(&mut self, next: u64) -> Result<&mut dyn Store, StoreError> {
+        self.replace_staged().map_err(|e| StoreError::io(&self.folder, e))?;
         let first = self.firsts.last().copied().filter(|_| !self.ended);
         let store = match (first, self.newest.take()) {
             (Some(_), Some(store)) => store,
@@ -153,6 +168,7 @@ impl Generations {
 
     /// The store that holds `span`, opened for reading if need be.
     pub fn reader(&mut self, span: Span) -> Result<&mut dyn Store, StoreError> {
+        self.replace_staged().map_err(|e| StoreError::io(&self.folder, e))?;
         if self.firsts.last() == Some(&span.first) && !self.ended {
             return self.newest(span.first);
         }
@@ -187,6 +203,11 @@ impl Generations {
     /// is news.
     pub fn suspect(&mut self, first: u64) -> bool {
         self.suspects.insert(first)
+    }
+
+    /// Whether the generation that begins at `first` has lost something.
+    pub fn is_suspect(&self, first: u64) -> bool {
+        self.suspects.contains(&first)
     }
 
     /// Deletes the generation that begins at `first`; sets it aside if it is
@@ -246,6 +267,12 @@ impl Generations {
     /// Bytes the newest generation takes on disk; 0 if there is none.
     pub fn newest_bytes(&self) -> u64 {
         self.firsts.last().map_or(0, |&first| disk_bytes(&self.path(first)))
+    }
+
+    /// Bytes that the generation that begins at `first` took on disk when they
+    /// were last measured; the newest is not.
+    pub fn bytes_of(&self, first: u64) -> u64 {
+        self.bytes.get(&first).copied().unwrap_or_else(|| disk_bytes(&self.path(first)))
     }
 
     /// Bytes that all generations take on disk.

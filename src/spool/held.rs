@@ -77,6 +77,8 @@ pub struct Index {
     /// Those of `live` that are durable. What was delivered in part is none:
     /// only here it is known which part.
     pub warm: BTreeSet<u64>,
+    /// Numbers of those that are durable.
+    pub numbers: BTreeSet<u64>,
     /// All that is not delivered, by the wall time of the first sample.
     pub ages: BTreeSet<(i64, u64)>,
     pub fresh_bytes: usize,
@@ -97,7 +99,8 @@ impl Index {
                 self.seqs.insert((held.first_seq, id));
             }
             Place::Committing => {}
-            Place::Disk(_) => {
+            Place::Disk(number) => {
+                self.numbers.insert(number);
                 self.durable = (self.durable.0 + 1, self.durable.1 + bytes as u64);
                 if !held.from_disk {
                     self.warm_bytes += bytes;
@@ -130,7 +133,8 @@ impl Index {
                 self.seqs.remove(&(held.first_seq, id));
             }
             Place::Committing => {}
-            Place::Disk(_) => {
+            Place::Disk(number) => {
+                self.numbers.remove(&number);
                 self.durable = (self.durable.0 - 1, self.durable.1 - bytes as u64);
                 if !held.from_disk {
                     self.warm_bytes -= bytes;

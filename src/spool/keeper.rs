@@ -11,6 +11,7 @@ mod book;
 mod fetch;
 mod room;
 mod salvage;
+mod thin;
 mod unread;
 mod vanished;
 
@@ -27,6 +28,7 @@ use crate::spool::ends::Ends;
 use crate::spool::gaps::{Gaps, News, gap_of};
 use crate::spool::generation::{Generations, Span, other_bytes};
 use crate::spool::keeper::room::Room;
+use crate::spool::keeper::thin::Thinning;
 use crate::spool::keeper::unread::{Rest, Unread, is_medium};
 use crate::spool::policy::Bounds;
 use crate::spool::store::{Opener, StoreError};
@@ -44,6 +46,8 @@ pub struct Commit {
     pub frames: Vec<Arc<[u8]>>,
     /// Numbers of chunks that were delivered, and their bytes.
     pub acked: (Ranges, u64),
+    /// Those of chunks on disk that memory has too.
+    pub busy: Ranges,
     pub news: News,
     /// What the next start is to say of this run once this is durable, unless
     /// this run says it itself.
@@ -65,6 +69,9 @@ pub struct Holding {
     pub free_bytes: u64,
     /// Samples evicted since the start.
     pub evicted_samples: u64,
+    /// Samples that thinning took from the disk since the start; memory may
+    /// still have had a few of them.
+    pub thinned_samples: u64,
     /// Chunks that the ledger promised and the disk no longer had, since the
     /// start.
     pub lost_chunks: u64,
@@ -72,7 +79,7 @@ pub struct Holding {
     pub untold_chunks: u64,
     /// Chunks that could be read beside them, in damaged generations.
     pub salvaged_chunks: u64,
-    /// Why the oldest samples go, if they do.
+    /// Why the oldest samples go, or lose resolution, if they do.
     pub full: Option<&'static str>,
 }
 
@@ -82,11 +89,27 @@ pub struct Report {
     pub holding: Holding,
     pub gaps: Vec<Gap>,
     pub ends: Vec<RunEnd>,
-    /// Chunks that were evicted, and the gap that each leaves unless it is in
-    /// RAM.
-    pub evicted: Vec<(u64, Gap)>,
+    /// Chunks that were evicted, the gap that each leaves unless it is in RAM,
+    /// and how many samples it had.
+    pub evicted: Vec<(u64, Gap, u64)>,
     /// Chunks that are on disk no longer, and their bytes.
     pub gone: (Ranges, u64),
+    /// Chunks on disk that thinning has made of others.
+    pub made: Ranges,
+}
+
+impl Report {
+    /// Chunks are `gone`, and others are `made`: what came last holds.
+    fn moved(&mut self, gone: &Ranges, made: &Ranges) {
+        for (first, last) in gone.iter() {
+            self.made.remove_range(first, last);
+            self.gone.0.insert_range(first, last);
+        }
+        for (first, last) in made.iter() {
+            self.gone.0.remove_range(first, last);
+            self.made.insert_range(first, last);
+        }
+    }
 }
 
 /// See the module.
@@ -110,6 +133,7 @@ pub struct Keeper {
     gaps_changed: bool,
     run_end: Option<RunEnd>,
     room: Room,
+    thinning: Thinning,
     /// The newest generation is of an earlier start.
     may_join: bool,
     report: Report,
@@ -139,6 +163,7 @@ impl Keeper {
             gaps_changed: false,
             run_end: None,
             room: Room::default(),
+            thinning: Thinning::default(),
             may_join: false,
             report: Report::default(),
             unread: Unread::default(),
@@ -161,8 +186,11 @@ impl Keeper {
         let (gaps, ends) = (self.gaps.iter().collect(), self.ends.iter().cloned().collect());
         self.report = Report { gaps, ends, ..Report::default() };
         self.next = book.next_chunk;
-        self.may_join = true;
         self.generations.list().map_err(|e| StoreError::io(&self.folder, e))?;
+        match self.adopt_thinned() {
+            Err(error) if !given_up(&error, patient) => return Err(error),
+            _ => self.may_join = !self.newest_is_thinned(),
+        }
         // Without a ledger this is 0, and everything counts as not delivered.
         let from = if self.is_foreign() { 0 } else { self.next };
         for span in self.generations.spans() {
@@ -184,31 +212,8 @@ impl Keeper {
         }
         // Nobody has asked for any yet.
         self.report.gone = <(Ranges, u64)>::default();
+        self.report.made = Ranges::default();
         self.measure();
-        Ok(())
-    }
-
-    /// Takes in what became durable after the ledger's last edition: the `rest`
-    /// of `span`, which is then what could not be read.
-    fn adopt(&mut self, span: Span, rest: &mut Rest) -> Result<(), StoreError> {
-        let Some(last) = self.generations.reader(span)?.last()? else { return Ok(()) };
-        self.next = self.next.max(last + 1);
-        while rest.from <= last {
-            let found = self.generations.reader(span)?.scan(rest.from, last, SCAN_BYTES)?;
-            if found.is_empty() {
-                break;
-            }
-            for (number, frame) in &found {
-                if !self.outstanding.contains(*number) {
-                    let hole = rest.holes && number - rest.from < MAX_HOLE;
-                    let first = if hole { rest.from } else { *number };
-                    self.outstanding.insert_range(first, *number);
-                    self.bytes += frame.len() as u64;
-                    self.note(*number, frame);
-                }
-                rest.from = number + 1;
-            }
-        }
         Ok(())
     }
 
@@ -241,6 +246,7 @@ impl Keeper {
     /// first of its frames. What it says beside the frames holds even if it
     /// fails, and is durable with the next one that does not.
     pub fn commit(&mut self, commit: Commit) -> Result<u64, StoreError> {
+        self.thinning.busy = commit.busy;
         let (acked, acked_bytes) = commit.acked;
         for (first, last) in acked.iter() {
             self.outstanding.remove_range(first, last);
@@ -372,7 +378,7 @@ impl Keeper {
         let bytes = gone.count() * mean_bytes;
         self.outstanding.remove_range(first, last);
         self.bytes = self.bytes.saturating_sub(bytes);
-        gone.iter().for_each(|(first, last)| self.report.gone.0.insert_range(first, last));
+        self.report.moved(&gone, &Ranges::default());
         self.report.gone.1 += bytes;
         gone.count()
     }

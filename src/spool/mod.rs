@@ -11,7 +11,7 @@
 //! Promises: at most `max_loss`, one sample interval and one commit are lost
 //! by a kill or a power cut, nothing by a clean stop; what was delivered is
 //! delivered again only after one of those; everything under the folder stays
-//! within its bounds, and what they evict is declared as a [`Marker`]; memory
+//! within its bounds, and what they evict, or thin, is declared as a [`Marker`]; memory
 //! does not grow with the backlog. A disk that takes nothing, or hangs, leaves
 //! the half in RAM working: it samples on, delivers, and declares what its
 //! bounded ring must drop. What the disk has lost is counted and said, and
@@ -93,6 +93,9 @@ pub enum KeepFree {
 /// What goes when the spool is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
+    /// Half the resolution of the oldest history, again and again.
+    Thin,
+    /// The oldest samples.
     DropOldest,
 }
 
@@ -305,6 +308,7 @@ impl Spool {
     /// Takes in what leases became, and keeps RAM within its bounds.
     fn settle(&mut self) {
         self.ram.settle();
+        self.tell_thinned();
         let trimmed = self.ram.trim();
         for (number, bytes, stamp) in trimmed.cooled {
             if self.disk_only.is_empty() {
@@ -342,11 +346,13 @@ impl Spool {
             return false;
         }
         let acked = if with_acked { self.ram.take_acked() } else { Default::default() };
+        let busy = self.ram.busy();
         let news = self.declarations.take_news();
         let run_end = if self.ended { None } else { self.run_end(EndReason::Crash) };
         let offsets = std::mem::take(&mut self.new_offsets);
         self.committing = Some((ids, self.now_ms));
-        self.send(Command::Commit(Commit { frames, acked, news, run_end, offsets }));
+        let commit = Commit { frames, acked, busy, news, run_end, offsets };
+        self.send(Command::Commit(Box::new(commit)));
         true
     }
 

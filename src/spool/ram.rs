@@ -4,6 +4,7 @@
 //! Nothing scans: with 10,000 devices and 100,000 samples a second every
 //! question is answered from an [`Index`].
 
+mod ends;
 mod leases;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use crate::clock::BootId;
 use crate::ledger::Ranges;
 use crate::record::{Gap, Sample};
-use crate::spool::chunk::{Chunk, Entry, MAX_FRAME_BYTES, Stamp};
+use crate::spool::chunk::{Chunk, MAX_FRAME_BYTES, Stamp};
 use crate::spool::gather::{Gathering, Open};
 use crate::spool::held::{Held, Index, Place};
 use crate::spool::keeper::Found;
@@ -47,6 +48,8 @@ pub struct Ram {
     acked: Ranges,
     acked_bytes: u64,
     delivered: u64,
+    /// Of thinned chunks that were delivered.
+    thinned: Vec<Gap>,
 }
 
 impl Ram {
@@ -61,6 +64,7 @@ impl Ram {
             acked: Ranges::default(),
             acked_bytes: 0,
             delivered: 0,
+            thinned: Vec::new(),
         }
     }
 
@@ -250,25 +254,6 @@ impl Ram {
         }
     }
 
-    /// All of chunk `id` was delivered.
-    fn let_go(&mut self, id: u64) {
-        let Some(mut held) = self.take(id) else { return };
-        if !held.gone {
-            self.delivered += held.entries as u64;
-        }
-        match held.place {
-            Place::Ram => {}
-            Place::Committing => {
-                held.gone = true;
-                self.insert(id, held);
-            }
-            Place::Disk(number) => {
-                self.acked.insert(number);
-                self.acked_bytes += held.frame.len() as u64;
-            }
-        }
-    }
-
     /// The disk has evicted the chunks of these numbers; says of each whether
     /// it is lost. What was delivered, if only in part, or is with the drain is
     /// not: that stays here. The rest is let go, too: it is among the oldest.
@@ -338,36 +323,18 @@ impl Ram {
         trimmed
     }
 
-    /// Makes chunks of what is left of those that were delivered in part, so
-    /// that nothing is delivered twice after a clean stop.
-    pub fn rewrite_parts(&mut self) {
-        let in_part = |held: &Held| {
-            !held.leased && held.place != Place::Committing && !held.delivered.seqs().is_empty()
-        };
-        let ids: Vec<u64> =
-            self.held.iter().filter(|(_, held)| in_part(held)).map(|(&id, _)| id).collect();
-        for id in ids {
-            let Some(held) = self.held.get(&id) else { continue };
-            let Ok(chunk) = Chunk::decode(&held.frame) else { continue };
-            let (delivered, born_ms) = (held.delivered.clone(), held.born_ms);
-            let rest = chunk.entries.iter().filter(|e| !delivered.seqs().contains(e.seq)).cloned();
-            let mut rest = rest.collect::<Vec<_>>();
-            self.let_go(id);
-            while let Some(first_seq) = rest.first().map(|entry| entry.seq) {
-                let follow = rest.iter().zip(first_seq..).take_while(|(e, seq)| e.seq == *seq);
-                let entries: Vec<Entry> = rest.drain(..follow.count()).collect();
-                self.delivered -= entries.len() as u64;
-                let last_seq = entries.last().map_or(first_seq, |entry| entry.seq);
-                let (device, part) = (Arc::clone(&chunk.device), Vec::new());
-                self.hold(Chunk { first_seq, last_seq, entries, device, ..chunk }, born_ms, part);
-            }
-        }
-    }
-
     /// Takes the numbers of durable chunks that were delivered, and their
     /// bytes.
     pub fn take_acked(&mut self) -> (Ranges, u64) {
         (std::mem::take(&mut self.acked), std::mem::take(&mut self.acked_bytes))
+    }
+
+    /// Numbers of chunks on disk that are here too, or were until they were
+    /// delivered, which the disk does not know yet.
+    pub fn busy(&self) -> Ranges {
+        let mut busy = self.acked.clone();
+        self.index.numbers.iter().for_each(|&number| busy.insert(number));
+        busy
     }
 
     pub fn any_acked(&self) -> bool {

@@ -77,12 +77,13 @@ impl Spool {
         self.stats.holding = report.holding;
         report.gaps.iter().for_each(|gap| self.declarations.learn(gap));
         report.ends.into_iter().for_each(|end| self.declarations.learn_end(end));
-        let numbers: Vec<u64> = report.evicted.iter().map(|(number, _)| *number).collect();
-        for ((_, gap), lost) in report.evicted.into_iter().zip(self.ram.evicted(&numbers)) {
+        let numbers: Vec<u64> = report.evicted.iter().map(|(number, ..)| *number).collect();
+        for ((_, gap, samples), lost) in report.evicted.into_iter().zip(self.ram.evicted(&numbers))
+        {
             if lost {
                 self.declarations.learn(&gap);
             } else {
-                self.saved_samples += gap.last_seq - gap.first_seq + 1;
+                self.saved_samples += samples;
                 self.declarations.retract(gap);
             }
         }
@@ -92,10 +93,17 @@ impl Spool {
         // What was inferred to have been in them is not lost.
         rescued.into_iter().for_each(|gap| self.declarations.unlearn(gap));
         gone.iter().for_each(|(first, last)| self.disk_only.remove_range(first, last));
+        report.made.iter().for_each(|(first, last)| self.disk_only.insert_range(first, last));
         self.disk_only_bytes = self.disk_only_bytes.saturating_sub(bytes);
         if self.disk_only.is_empty() {
             (self.disk_only_bytes, self.disk_oldest) = (0, None);
         }
+    }
+
+    /// Declares what thinning took of chunks that have arrived: with their
+    /// acknowledgement at the latest.
+    pub(super) fn tell_thinned(&mut self) {
+        self.ram.take_thinned().iter().for_each(|gap| self.declarations.declare(gap));
     }
 
     /// Ends the run if no sample of it is in RAM alone: whatever becomes of the

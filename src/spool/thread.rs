@@ -23,7 +23,7 @@ const STACK_BYTES: usize = 512 * 1024;
 
 /// What the spool asks of its thread.
 pub enum Command {
-    Commit(Commit),
+    Commit(Box<Commit>),
     Fetch { wanted: Ranges, max_bytes: usize },
     Bury(Letter),
     Close,
@@ -155,7 +155,7 @@ impl Owner {
         let reply = match (command, self.closed.clone()) {
             (Command::Commit(_), Some(why)) => Some(Reply::Committed(Err(why), Report::default())),
             (Command::Commit(commit), None) => {
-                let result = self.keeper.commit(commit).map_err(|e| e.to_string());
+                let result = self.keeper.commit(*commit).map_err(|e| e.to_string());
                 Some(Reply::Committed(result, self.keeper.report()))
             }
             (Command::Fetch { .. }, Some(_)) => {

@@ -7,6 +7,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use crate::drain::{self, Limits, Order, Wire};
+use crate::spool::WhenFull;
 use crate::{clock, spool};
 
 pub const SECOND: u64 = 1000;
@@ -93,6 +94,7 @@ pub struct Plan {
     pub clock: clock::Settings,
     pub max_loss: Duration,
     pub max_bytes: u64,
+    pub when_full: WhenFull,
     pub limits: Limits,
     pub wall: Wall,
     /// The service tells the time.
@@ -131,6 +133,7 @@ impl Plan {
             clock: clock::Settings { wait: secs(*[0, 60, 600, 86_400].choose(rng).unwrap()) },
             max_loss: secs(*[10, 120, 900, 7200].choose(rng).unwrap()),
             max_bytes: rng.random_range(5..12) * 1024 * 1024,
+            when_full: WhenFull::DropOldest,
             limits: Limits {
                 parcel_samples: rng.random_range(1..200),
                 parcel_bytes: rng.random_range(8_000..200_000),
@@ -155,6 +158,9 @@ impl Plan {
         }
         if rng.random_ratio(1, 3) {
             plan.meter(rng);
+        }
+        if rng.random() {
+            plan.when_full = WhenFull::Thin;
         }
         plan
     }
@@ -195,13 +201,32 @@ impl Plan {
         self.events.retain(|(at, event)| matches!(event, Event::Look) || !(from..to).contains(at));
     }
 
+    /// Fills its spool many times over while nobody listens, and crashes again
+    /// and again at some access to the disk.
+    pub fn crowd(mut self) -> Self {
+        let rng = &mut StdRng::seed_from_u64(self.seed);
+        (self.interval, self.body_bytes, self.poison) = (secs(180), 4500, 0);
+        (self.max_bytes, self.when_full) = (8 * 1024 * 1024, WhenFull::Thin);
+        self.max_loss = secs(900);
+        self.ills = vec![Phase { from: HOUR, to: WEEK - CALM, kind: Ill::Down(10 * MINUTE) }];
+        self.breaks = Vec::new();
+        let crash = |rng: &mut StdRng| {
+            let crash = Event::CrashInAccesses(rng.random_range(0..600));
+            (rng.random_range(0..WEEK - CALM), crash)
+        };
+        self.events = (0..30).map(|_| crash(rng)).collect();
+        self.events.extend((1..28).map(|n| (n * 6 * HOUR, Event::Look)));
+        self.events.sort_by_key(|(at, _)| *at);
+        self
+    }
+
     pub fn spool(&self, path: &std::path::Path) -> spool::Settings {
         spool::Settings {
             path: path.to_owned(),
             max_loss: Some(self.max_loss),
             max_bytes: self.max_bytes,
             keep_free: spool::KeepFree::Bytes(0),
-            when_full: spool::WhenFull::DropOldest,
+            when_full: self.when_full,
         }
     }
 }

@@ -67,6 +67,8 @@ impl Keeper {
             at = upto.checked_add(1).and_then(|next| wanted.at_or_after(next));
             bytes = fetched.found.iter().map(|found| found.frame.len()).sum();
         }
+        self.thinning.handed = Ranges::default();
+        fetched.found.iter().for_each(|found| self.thinning.handed.insert(found.number));
         fetched
     }
 

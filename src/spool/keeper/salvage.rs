@@ -188,7 +188,7 @@ impl Keeper {
         found.iter().try_for_each(|(number, frame)| store.put(*number, frame))?;
         store.flush()?;
         drop(store);
-        self.generations.replace(span.first).map_err(|e| StoreError::io(&self.folder, e))
+        self.generations.replace_newest(span.first).map_err(|e| StoreError::io(&self.folder, e))
     }
 
     /// Notes what a chunk speaks for, should it be lost.

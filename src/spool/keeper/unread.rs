@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::ledger::{Ranges, is_bad};
 use crate::spool::generation::Span;
-use crate::spool::keeper::Keeper;
+use crate::spool::keeper::{Keeper, MAX_HOLE, SCAN_BYTES};
 use crate::spool::store::StoreError;
 
 /// Numbers that are left to the chunks of a generation whose last cannot be
@@ -43,6 +43,30 @@ impl Keeper {
     /// Whether some could not be read so far.
     pub fn lacks_some(&self) -> bool {
         !self.unread.0.is_empty()
+    }
+
+    /// Takes in what became durable after the ledger's last edition: the `rest`
+    /// of `span`, which is then what could not be read.
+    pub(super) fn adopt(&mut self, span: Span, rest: &mut Rest) -> Result<(), StoreError> {
+        let Some(last) = self.generations.reader(span)?.last()? else { return Ok(()) };
+        self.next = self.next.max(last + 1);
+        while rest.from <= last {
+            let found = self.generations.reader(span)?.scan(rest.from, last, SCAN_BYTES)?;
+            if found.is_empty() {
+                break;
+            }
+            for (number, frame) in &found {
+                if !self.outstanding.contains(*number) {
+                    let hole = rest.holes && number - rest.from < MAX_HOLE;
+                    let first = if hole { rest.from } else { *number };
+                    self.outstanding.insert_range(first, *number);
+                    self.bytes += frame.len() as u64;
+                    self.note(*number, frame);
+                }
+                rest.from = number + 1;
+            }
+        }
+        Ok(())
     }
 
     /// Puts off what is `rest` of `span`.
