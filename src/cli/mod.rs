@@ -85,7 +85,8 @@ enum Command {
     ///
     /// On a terminal one line on stderr shows the state. SIGTERM and Ctrl-C flush
     /// and leave within 5 seconds, a second one leaves at once. SIGHUP reads the
-    /// configuration again; device.id, [spool] and [simulate] need a restart.
+    /// configuration again; the device's id, the spool and the simulation need a
+    /// restart.
     Run {
         #[command(flatten)]
         common: Box<Common>,
