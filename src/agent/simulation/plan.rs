@@ -208,6 +208,7 @@ impl Plan {
         (self.interval, self.body_bytes, self.poison) = (secs(180), 4500, 0);
         (self.max_bytes, self.when_full) = (8 * 1024 * 1024, WhenFull::Thin);
         self.max_loss = secs(900);
+        (self.send.backlog_rate, self.send.daily_bytes, self.relaxes) = (None, None, false);
         self.ills = vec![Phase { from: HOUR, to: WEEK - CALM, kind: Ill::Down(10 * MINUTE) }];
         self.breaks = Vec::new();
         let crash = |rng: &mut StdRng| {
