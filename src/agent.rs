@@ -41,12 +41,12 @@ use sampler::Sampler;
 /// A newcomer sees the first rows of a local sink after this long.
 const FIRST_LOCAL: Duration = Duration::from_secs(3);
 
-/// What is on its way at a stop, and what is then still in memory, may take
-/// this long each to be delivered; what is not goes to the spool.
-const STOP_DELIVERY: Duration = Duration::from_millis(1500);
+/// What is on its way at a stop, and then what is in memory, may take this long
+/// together to be delivered; what is not goes to the spool.
+const STOP_DELIVERY: Duration = Duration::from_millis(3000);
 
-/// How long the spool may take to make the rest durable. With twice
-/// [`STOP_DELIVERY`] a stop stays within 5 s.
+/// How long the spool may take to make the rest durable. With [`STOP_DELIVERY`]
+/// a stop stays within 5 s.
 const STOP_SPOOL: Duration = Duration::from_millis(1900);
 
 /// An offset that moved less is the same: clocks are slewed all the time.
@@ -259,7 +259,7 @@ impl<O: FnMut(&Report) -> Option<u64>, A: Wake> Line<O, A> {
         }
         self.hand_over(now, false);
         self.tell(now);
-        let (spool, drain) = (self.spool.due_ms(), self.drain.retry_at_ms());
+        let (spool, drain) = (self.spool.due_ms(), self.drain.due_ms());
         let due = [spool, drain, self.gate.opens_ms(now), self.observe_by_ms];
         let later = due.into_iter().flatten().filter(|&ms| ms > now.boot_ms);
         later.chain([sample_ms, self.send_ms]).min().unwrap_or(sample_ms)
@@ -352,30 +352,30 @@ impl<O: FnMut(&Report) -> Option<u64>, A: Wake> Line<O, A> {
         }
     }
 
-    /// Delivers what can be delivered at once, and makes the rest durable.
-    async fn end(mut self) -> Result<Report, Error> {
+    async fn deliver_last(&mut self) {
         if self.delivering.is_some() {
-            match timeout(STOP_DELIVERY, answer(&mut self.delivering)).await {
-                Ok(verdict) => self.settle(verdict),
-                Err(_) => self.drain.abandon(),
-            }
+            let verdict = answer(&mut self.delivering).await;
+            self.settle(verdict);
         }
+        self.spool.seal();
+        self.drain.begin(&mut self.spool);
+        self.hand_over_all().await;
+        if self.spool.end_run() {
+            self.drain.begin(&mut self.spool);
+            self.hand_over_all().await;
+        }
+    }
+
+    /// Delivers what can be delivered at once, and makes the rest durable. What
+    /// may have arrived is not sent a second time: while there is no answer to
+    /// it, nothing else goes.
+    async fn end(mut self) -> Result<Report, Error> {
         let now = self.clock.now();
         // It may have become known since the last turn, and is what dates the
         // samples of this boot in the next one.
         self.learn_offset(&now);
-        self.spool.seal();
-        self.drain.begin(&mut self.spool);
-        let last = async {
-            self.hand_over_all().await;
-            if self.spool.end_run() {
-                self.drain.begin(&mut self.spool);
-                self.hand_over_all().await;
-            }
-        };
-        if timeout(STOP_DELIVERY, last).await.is_err() {
-            self.drain.abandon();
-        }
+        // What is left by then stays in the spool.
+        let _ = timeout(STOP_DELIVERY, self.deliver_last()).await;
         self.fill_report(&now);
         let Self { mut spool, drain, mut report, .. } = self;
         // What the drain still holds goes back to the spool with its leases.

@@ -344,6 +344,32 @@ fn check_says_what_is_unusable_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn check_says_what_a_pace_and_a_budget_mean() {
+    let home = Home::new();
+    let words = "check --json --set sink.kind=lake --set send.daily_bytes=1MiB";
+    let findings = |more: &str| {
+        let Ended { code, stdout, .. } = home.ended(&format!("{words} {more}"));
+        assert_eq!(code, Some(0), "{stdout}");
+        let report = lines(&stdout).remove(0);
+        let findings = report["findings"].as_array().unwrap().clone();
+        findings.into_iter().filter(|finding| finding["part"] == "send").collect::<Vec<_>>()
+    };
+    let said = findings("--set send.backlog_rate=100KiB --set sample.interval=1d");
+    println!("{said:?}");
+    let text = |n: usize| said[n]["text"].as_str().unwrap().to_owned();
+    assert_eq!((&said[0]["status"], &said[1]["status"]), (&json!("ok"), &json!("ok")));
+    assert!(text(0).contains("a day's backlog") && text(0).contains("1s at"), "{}", text(0));
+    assert!(text(1).contains("of the 1.00 MiB"), "{}", text(1));
+
+    let slow = "--set send.backlog_rate=100B --set send.order=oldest-first";
+    let said = findings(&format!("{slow} --set sample.interval=1s"));
+    println!("{said:?}");
+    assert_eq!((&said[0]["status"], &said[1]["status"]), (&json!("warning"), &json!("warning")));
+    assert!(said[0]["text"].as_str().unwrap().contains("never catches up"));
+    assert!(said[1]["text"].as_str().unwrap().contains("until 00:00 UTC"));
+}
+
+#[test]
 fn a_second_signal_leaves_at_once() {
     let home = Home::new();
     // Nobody reads the pipe, so the sink hangs as soon as it is full.

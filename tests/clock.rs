@@ -4,12 +4,14 @@
 //! libfaketime turns the agent's wall clock back, but not its boot time; strace
 //! answers in the kernel's place whether the clock is synchronised.
 //!
-//! Needs: root, faketime, strace
+//! Needs: root, faketime, strace, .venv
 
 #![cfg(test)]
 
 #[path = "clock/jumps.rs"]
 mod jumps;
+#[path = "clock/lake.rs"]
+mod lake;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,8 @@ const NOT_SET: &str = "the clock is not set: samples are kept and dated once it 
 
 /// What adjtimex(2) answers.
 enum Kernel {
+    /// TIME_OK.
+    Synchronised,
     /// TIME_ERROR: nobody has synchronised the clock.
     Unsynchronised,
     /// EPERM, as under systemd's ProtectClock; timesyncd's mark tells.
@@ -40,6 +44,7 @@ enum Kernel {
 /// The agent of a host whose clock begins in 1970, until `clock_file` says otherwise.
 fn in_1970(home: &Path, kernel: &Kernel) -> Launch {
     let result = match kernel {
+        Kernel::Synchronised => "retval=0",
         Kernel::Unsynchronised => "retval=5",
         Kernel::Silent => "error=EPERM",
     };

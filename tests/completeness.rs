@@ -276,8 +276,16 @@ fn files_that_were_removed_doubled_or_damaged_by_hand_are_found_out() {
     fill(fleet(home.path(), "90m"), &lake, 7 * 5400);
     let sum = |field| completeness(&lake).values().map(|row| number(row, field)).sum::<u64>();
     let present = sum("present");
-    let all = files(&lake);
+    let mut all = files(&lake);
     assert!(all.len() >= 3, "{all:?}");
+    // What lies beyond the end that is known is not missing: another file has it.
+    let tells_an_end = |file: &PathBuf| {
+        let file = file.display();
+        let sql = format!("select 1 as one from '{file}' where marker.kind = 'run_end'");
+        !duckdb::query(&lake, &sql).is_empty()
+    };
+    let at = all.iter().skip(1).position(|file| !tells_an_end(file)).expect("a file without one");
+    all.swap(1, 1 + at);
     assert_eq!((sum("missing"), sum("duplicated"), verified(&lake).1), (0, 0, 0));
 
     println!("{} files", all.len());

@@ -7,11 +7,20 @@
 
 #[path = "disks/failing.rs"]
 mod failing;
+#[path = "disks/first_start.rs"]
+mod first_start;
 #[path = "disks/hung.rs"]
 mod hung;
+#[path = "disks/newer.rs"]
+mod newer;
 #[path = "disks/removed.rs"]
 mod removed;
+#[path = "disks/unread.rs"]
+mod unread;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use iot_agent_test_support::firehose::Stored;
 use iot_agent_test_support::mounts::Mounted;
 use iot_agent_test_support::process::{Agent, Launch};
 use iot_agent_test_support::relay::Relay;
@@ -46,6 +55,37 @@ fn offline(rig: &Rig) -> (Relay, Agent) {
     run_of(&mut agent);
     wait_for_commit(rig, &mut agent);
     (relay, agent)
+}
+
+const DEVICES: u64 = 10;
+
+/// The same with ten simulated devices, and room for a backlog in many parts.
+fn devices(launch: Launch) -> Launch {
+    let devices = DEVICES.to_string();
+    launch
+        .args(["--simulate", "--devices", &devices, "--profile", "uniform"])
+        .set("spool.max_bytes", "16MiB")
+        .set("spool.keep_free", "0")
+}
+
+/// How many samples of that run of [`devices`] are neither there nor declared;
+/// `None` as long as there is a device of which nothing is.
+fn undeclared(stored: &Stored, ended: Ended) -> Option<usize> {
+    let mut left: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    for (device, _) in stored.runs().filter(|(_, run)| *run == ended.run) {
+        let missing = stored.missing(device, ended.run, ended.samples / DEVICES);
+        left.insert(device.clone(), missing.into_iter().collect());
+    }
+    for line in stored.markers().iter().filter(|line| line["marker"]["run"] == ended.run) {
+        let (device, marker) = (line["id_device"].as_str().unwrap(), &line["marker"]);
+        if marker["kind"] == "gap" {
+            let [first, last] = ["first_seq", "last_seq"].map(|seq| marker[seq].as_u64().unwrap());
+            let all = || (0..ended.samples / DEVICES).collect();
+            let left = left.entry(device.to_owned()).or_insert_with(all);
+            left.retain(|seq| !(first..=last).contains(seq));
+        }
+    }
+    (left.len() as u64 == DEVICES).then(|| left.values().map(BTreeSet::len).sum())
 }
 
 /// Waits until samples arrive that were taken from now on.

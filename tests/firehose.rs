@@ -14,14 +14,22 @@ mod backlog;
 mod disk;
 #[path = "firehose/faults.rs"]
 mod faults;
+#[path = "firehose/fleet.rs"]
+mod fleet;
 #[path = "firehose/kills.rs"]
 mod kills;
+#[path = "firehose/moments.rs"]
+mod moments;
 #[path = "firehose/outages.rs"]
 mod outages;
 #[path = "firehose/plain.rs"]
 mod plain;
 #[path = "firehose/refusals.rs"]
 mod refusals;
+#[path = "firehose/stops.rs"]
+mod stops;
+#[path = "firehose/thin.rs"]
+mod thin;
 #[path = "firehose/wire.rs"]
 mod wire;
 

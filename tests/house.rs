@@ -1,5 +1,6 @@
 //! The plan of the house, held by reading the code: which room knows which,
-//! who alone may touch sled and the wall clock, and how long a file may be.
+//! who alone may touch sled and the wall clock, how long a file may be, and that
+//! SAFETY.md cites tests that exist.
 //!
 //! Unit tests are exempt: they may borrow from any room.
 
@@ -169,6 +170,24 @@ fn no_file_is_too_long_to_read() {
         format!("src/{}: {lines} lines, {MAX_LINES} at most: split it by subject", source.path)
     };
     assert_none(sources().into_iter().filter(long).map(complaint).collect());
+}
+
+#[test]
+fn every_test_that_the_safety_page_cites_exists() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(top.join("SAFETY.md")).unwrap();
+    let cited: Vec<_> = page.split('`').filter_map(|text| text.split_once(".rs::")).collect();
+    assert!(cited.len() > 20, "SAFETY.md cites its tests in another form: {cited:?}");
+    let is_test = |(path, name): &(&str, &str)| {
+        let text = fs::read_to_string(top.join(format!("{path}.rs"))).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let function = format!("fn {name}(");
+        let at = lines.iter().position(|line| line.contains(&function)).unwrap_or(0);
+        let before = lines.iter().take(at).rev();
+        before.take_while(|line| line.starts_with("#[")).any(|line| *line == "#[test]")
+    };
+    let complaint = |(path, name)| format!("SAFETY.md: there is no test {name} in {path}.rs");
+    assert_none(cited.into_iter().filter(|cited| !is_test(cited)).map(complaint).collect());
 }
 
 #[test]

@@ -30,7 +30,8 @@ pub struct Report {
     pub dead_letters: u64,
     /// °C, of the last sample of this host or of the first simulated device.
     pub temperature: Option<f64>,
-    /// Why nothing is delivered, if nothing is.
+    /// Why nothing is delivered, if nothing is: trouble, or a day's bytes are
+    /// spent.
     pub trouble: Option<String>,
     /// Why the spool takes nothing, if it does not.
     pub spool_trouble: Option<String>,
@@ -95,9 +96,11 @@ impl Report {
         self.spooled_bytes = spool.holding.bytes;
         self.backlog_bytes = backlog_bytes;
         self.backlog_age_s = age_s;
-        self.dropped = spool.ring_dropped + spool.holding.evicted_samples;
+        let held = &spool.holding;
+        self.dropped = spool.ring_dropped + held.evicted_samples + held.thinned_samples;
         self.dead_letters = drain.buried;
-        self.trouble = drain.trouble.as_ref().map(|trouble| trouble.text.clone());
+        let trouble = drain.trouble.as_ref().map(|trouble| &trouble.text);
+        self.trouble = trouble.or(drain.spent.as_ref()).cloned();
         self.spool_trouble.clone_from(&spool.trouble);
     }
 }

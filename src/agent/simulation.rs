@@ -111,12 +111,29 @@ fn every_sample_is_accounted_for_through_any_week() {
 }
 
 #[test]
+fn a_full_spool_is_thinned_through_crashes_at_any_step() {
+    let (start, mut all) = (Instant::now(), Figures::default());
+    let first = iot_agent_test_support::seed();
+    for seed in first..first + by_tier(2, 5, 100) {
+        let plan = Plan::new(seed).crowd();
+        all.take_in(&live(plan, async |folder| device::week(folder).await));
+    }
+    println!("within {:.1?}:\n{all}", start.elapsed());
+    assert!(all.of("samples thinned") > 1000 && all.of("crashes") > 20);
+}
+
+#[test]
 fn a_stop_takes_in_the_time_that_became_known_since_the_last_turn() {
     let hours = Duration::from_secs(7200);
     let plan = Plan {
         interval: hours,
         max_loss: hours,
-        send: drain::Settings { interval: hours, order: Order::FreshFirst },
+        send: drain::Settings {
+            interval: hours,
+            order: Order::FreshFirst,
+            backlog_rate: None,
+            daily_bytes: None,
+        },
         clock: clock::Settings { wait: Duration::ZERO },
         wall: Wall::Unset,
         poison: 0,
@@ -145,7 +162,12 @@ fn a_day_with(ills: Vec<Phase<Ill>>, breaks: Vec<Phase<Broken>>) -> Plan {
     Plan {
         interval: seconds(10),
         max_loss: seconds(10),
-        send: drain::Settings { interval: seconds(60), order: Order::FreshFirst },
+        send: drain::Settings {
+            interval: seconds(60),
+            order: Order::FreshFirst,
+            backlog_rate: None,
+            daily_bytes: None,
+        },
         wall: Wall::Kept,
         poison: 0,
         body_bytes: 0,

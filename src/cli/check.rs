@@ -21,11 +21,18 @@ use crate::cli::{CONFIG, Common, FAILURE, UNAVAILABLE};
 use crate::clock::Clock;
 use crate::config::model::Sink;
 use crate::config::{Config, Loaded};
+use crate::drain::{Order, Wire, line_bytes};
+use crate::record::{Backlog, Recorder, Run};
 use crate::sensor::Readings;
 use crate::spool::{self, Claim};
 
 /// How long the sink may take to answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A seq as long as those of a run that has gone on for a while.
+const MANY: u64 = 10_000_000;
 
 /// sysinfo works a CPU share out over 200 ms at least.
 const CPU_SPAN: Duration = Duration::from_millis(250);
@@ -85,10 +92,10 @@ fn configuration(loaded: &Loaded, findings: &mut Findings) {
 /// Tries the line part by part; returns the exit code.
 fn line(config: &Config, offline: bool, findings: &mut Findings) -> anyhow::Result<u8> {
     clock(findings);
-    sensors(config, findings);
+    let sample_bytes = sensors(config, findings);
     let spool = spool(&config.spool, findings);
     credentials(config, findings);
-    let sink = offline || sink(config, findings)?;
+    let sink = offline || sink(config, sample_bytes, findings)?;
     Ok(match (spool, sink) {
         (false, _) => FAILURE,
         (true, false) => UNAVAILABLE,
@@ -111,17 +118,25 @@ fn clock(findings: &mut Findings) {
 }
 
 /// A sensor that is missing never stops an agent: nothing here is an error.
-fn sensors(config: &Config, findings: &mut Findings) {
+/// Returns about how many bytes the samples of one interval are on their way.
+fn sensors(config: &Config, findings: &mut Findings) -> u64 {
     let mut sensor = agent::open_sensor(config);
+    let now = Clock::new().now();
+    let mut recorder = Recorder::new(&config.device, &*sensor, Run(1 << 52));
+    let backlog = Backlog { bytes: 0, age_s: 0 };
+    let mut line_bytes = |reading| {
+        let sample = recorder.record(0, reading, now, backlog);
+        sample.map_or(0, |sample| line_bytes(&sample.device, sample.run.0, MANY, &sample.body))
+    };
     if let Some(devices) = sensor.device_ids() {
         findings.add("sensors", Status::Ok, format!("{} simulated devices", devices.len()));
-        return;
+        return (line_bytes(sensor.read(0, now.wall_ms)) * devices.len()) as u64;
     }
-    let now_ms = Clock::new().now().wall_ms;
-    sensor.read(0, now_ms);
+    sensor.read(0, now.wall_ms);
     sleep(CPU_SPAN);
-    let Readings { temperature, cpu, ram, hd, disks, sensors, .. } =
-        sensor.read(0, now_ms).readings;
+    let reading = sensor.read(0, now.wall_ms);
+    let sample_bytes = line_bytes(reading.clone()) as u64;
+    let Readings { temperature, cpu, ram, hd, disks, sensors, .. } = reading.readings;
     let host = &config.sample.host;
     let disk = host.disk.display();
     let hd = ("hd", hd, format!(" of {disk}"), ": set sample.disk to a folder on a mounted disk");
@@ -154,6 +169,48 @@ fn sensors(config: &Config, findings: &mut Findings) {
     findings.add("sensors", status, text);
     let mounts: Vec<&str> = disks.iter().map(|disk| disk.mount.as_str()).collect();
     findings.add("sensors", Status::Ok, format!("file systems {}", mounts.join(", ")));
+    sample_bytes
+}
+
+/// What the limits of `[send]` mean for samples of so many bytes an interval.
+fn send(config: &Config, sample_bytes: u64, wire: Wire, findings: &mut Findings) {
+    let settings = &config.send;
+    let a_day = |interval: Duration| DAY.div_duration_f64(interval);
+    let backlog = a_day(config.sample.interval) * sample_bytes as f64;
+    if let Some(rate) = settings.backlog_rate {
+        let takes = Duration::from_secs((backlog / rate as f64).ceil() as u64);
+        let text = format!(
+            "a day's backlog, about {}, takes {} at {} a second",
+            HumanBytes(backlog as u64),
+            humantime::format_duration(takes),
+            HumanBytes(rate),
+        );
+        let (status, text) = match settings.order {
+            Order::OldestFirst if takes >= DAY => {
+                (Status::Warning, text + ": oldest-first never catches up; raise send.backlog_rate")
+            }
+            _ => (Status::Ok, text),
+        };
+        findings.add("send", status, text);
+    }
+    if let Some(limit) = settings.daily_bytes {
+        let lines = wire.parcel(backlog as usize) as f64;
+        let needs = (lines + a_day(settings.interval) * wire.request_bytes as f64) as u64;
+        let text = format!(
+            "live samples need about {} of the {} that may be sent in a day",
+            HumanBytes(needs),
+            HumanBytes(limit)
+        );
+        let (status, text) = match needs > limit {
+            true => (
+                Status::Warning,
+                text + ": delivery will stop each day until 00:00 UTC; raise send.daily_bytes or \
+                        lengthen sample.interval or send.interval",
+            ),
+            false => (Status::Ok, text),
+        };
+        findings.add("send", status, text);
+    }
 }
 
 /// Claims the spool as a start does; whether a start could.
@@ -227,14 +284,16 @@ fn credentials(config: &Config, findings: &mut Findings) {
 }
 
 /// Whether the sink would take data.
-fn sink(config: &Config, findings: &mut Findings) -> anyhow::Result<bool> {
+fn sink(config: &Config, sample_bytes: u64, findings: &mut Findings) -> anyhow::Result<bool> {
     let made = match &config.sink {
         Sink::Lake(lake) => Some(Made::before(&lake.path.join("data"), &[])),
         Sink::Firehose(_) | Sink::Stdout => None,
     };
     let runtime = super::runtime()?;
+    let mut wire = Wire::PLAIN;
     let tried = runtime.block_on(async {
         let sink = agent::open_sink(config).await.map_err(|error| error.to_string())?;
+        wire = sink.limits().wire;
         match tokio::time::timeout(PROBE_LIMIT, sink.probe()).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(trouble)) => Err(trouble.text),
@@ -243,6 +302,7 @@ fn sink(config: &Config, findings: &mut Findings) -> anyhow::Result<bool> {
     });
     runtime.shutdown_background();
     made.into_iter().for_each(Made::undo);
+    send(config, sample_bytes, wire, findings);
     let usable = tried.is_ok();
     let status = if usable { Status::Ok } else { Status::Error };
     let (Ok(text) | Err(text)) = tried;

@@ -24,7 +24,9 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::agent;
 use crate::config::{self, Loaded, Override, Request};
+use crate::spool::inspect::InspectError;
 
 /// Something failed at run time.
 const FAILURE: u8 = 1;
@@ -35,8 +37,9 @@ const INCOMPLETE: u8 = 65;
 /// `check`: the sink cannot be used; EX_UNAVAILABLE of sysexits.h.
 const UNAVAILABLE: u8 = 69;
 
-/// The configuration is wrong; EX_CONFIG of sysexits.h, which systemd's
-/// `RestartPreventExitStatus=78` can tell from a failure that may pass.
+/// The configuration is wrong, or the spool is a newer agent's; EX_CONFIG of
+/// sysexits.h, which systemd's `RestartPreventExitStatus=78` can tell from a
+/// failure that may pass.
 const CONFIG: u8 = 78;
 
 const EXAMPLES: &str = "\
@@ -61,7 +64,7 @@ Exit codes:
     2  the command line is wrong
    65  verify-lake: samples are missing or doubled, or a file cannot be read
    69  check: the sink cannot be reached, or refuses
-   78  the configuration is wrong
+   78  the configuration is wrong, or the spool is of a newer version: a restart is no help
   130  a second Ctrl-C (143: a second SIGTERM): left at once, without flushing";
 
 /// Samples this host's sensors and delivers them to a local Parquet lake or to
@@ -82,7 +85,8 @@ enum Command {
     ///
     /// On a terminal one line on stderr shows the state. SIGTERM and Ctrl-C flush
     /// and leave within 5 seconds, a second one leaves at once. SIGHUP reads the
-    /// configuration again; device.id, [spool] and [simulate] need a restart.
+    /// configuration again; the device's id, the spool and the simulation need a
+    /// restart.
     Run {
         #[command(flatten)]
         common: Box<Common>,
@@ -333,13 +337,24 @@ pub fn explain(error: anyhow::Error) -> ExitCode {
     if io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    let (what, code) = match error.is::<config::Errors>() {
-        true => ("the configuration is wrong\n\n", CONFIG),
-        false => ("", FAILURE),
+    let (what, code) = if error.is::<config::Errors>() {
+        ("the configuration is wrong\n\n", CONFIG)
+    } else if is_newer(&error) {
+        ("", CONFIG)
+    } else {
+        ("", FAILURE)
     };
     // Where stderr is gone too, the exit code has to do.
     let _ = writeln!(io::stderr(), "iot-agent: {what}{error:#}");
     ExitCode::from(code)
+}
+
+/// Whether the spool is a newer agent's.
+fn is_newer(error: &anyhow::Error) -> bool {
+    match error.downcast_ref() {
+        Some(agent::Error::Spool(error)) => error.is_newer(),
+        _ => error.downcast_ref().is_some_and(InspectError::is_newer),
+    }
 }
 
 /// A small runtime: one thread runs everything, few more may block.

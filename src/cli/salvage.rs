@@ -29,7 +29,7 @@ pub fn salvage(
     bar.set_length(salvage.left());
     let (mut markers, damaged) = salvage.declarations();
     markers.extend(damaged.into_iter().map(Marker::Gap));
-    let samples = into(to, |out| write_all(&mut salvage, &markers, out, &bar))?;
+    let (samples, _) = into(to, |out| write_all(&mut salvage, &markers, out, &bar))?;
     bar.finish_and_clear();
     say(&salvage, samples);
     Ok(ExitCode::SUCCESS)

@@ -41,7 +41,8 @@ pub fn ls(settings: &Settings, json: bool) -> anyhow::Result<ExitCode> {
         Ok(())
     })?;
     let dead_letters = inspection.dead_letters()?.len();
-    let holding = inspection.holding();
+    let mut holding = inspection.holding();
+    holding.declarations.extend(inspection.thinned());
     let samples: u64 = waiting.values().map(|w| w.seqs.count()).sum();
     let mut out = io::stdout().lock();
     let declarations = &holding.declarations;
@@ -187,10 +188,10 @@ pub fn export(
     let holding = inspection.holding();
     let bar = progress(terminal, out, holding.chunks, PROGRESS);
     let markers = holding.declarations;
-    let samples = into(out, |to| write_all(&mut inspection, &markers, to, &bar))?;
+    let (samples, told) = into(out, |to| write_all(&mut inspection, &markers, to, &bar))?;
     bar.finish_and_clear();
     if let Some(path) = out {
-        let records = HumanCount(samples + markers.len() as u64);
+        let records = HumanCount(samples + told);
         writeln!(io::stdout(), "{records} records in {}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
@@ -244,13 +245,14 @@ fn partial(path: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Writes the samples of every chunk, then the markers; returns how many samples.
+/// Writes the samples of every chunk, then the markers, and what thinning took;
+/// returns how many samples, and markers.
 pub(super) fn write_all(
     source: &mut impl Source,
     markers: &[Marker],
     out: impl Write,
     bar: &ProgressBar,
-) -> io::Result<u64> {
+) -> io::Result<(u64, u64)> {
     let mut out = BufWriter::new(out);
     let now_ms = Clock::new().now().wall_ms;
     let sent = clock::partition_hour(now_ms);
@@ -263,10 +265,13 @@ pub(super) fn write_all(
         lines.clear();
         Ok(())
     })?;
-    markers.iter().for_each(|marker| marker.render(now_ms, &sent, &mut lines));
+    let thinned = source.thinned();
+    let markers = markers.iter().chain(&thinned);
+    let told = markers.clone().count() as u64;
+    markers.for_each(|marker| marker.render(now_ms, &sent, &mut lines));
     out.write_all(&lines)?;
     out.flush()?;
-    Ok(samples)
+    Ok((samples, told))
 }
 
 fn render(chunk: &Chunk, offset_ms: Option<i64>, timestamp_sent: &str, out: &mut Vec<u8>) {

@@ -76,6 +76,8 @@ pub struct Draft {
     pub when_full: Option<WhenFull>,
     pub send_interval: Option<Duration>,
     pub order: Option<Order>,
+    pub backlog_rate: Option<u64>,
+    pub daily_bytes: Option<u64>,
     pub clock_wait: Option<Duration>,
     pub kind: Option<Kind>,
     pub stream: Option<String>,
@@ -116,6 +118,7 @@ impl Draft {
         problems.extend(self.missing_stream());
         warnings.extend(self.idle_stream());
         warnings.extend(self.clear_text());
+        warnings.extend(self.local_budget());
         let uniform = simulate && self.profile == Some(Profile::Uniform);
         let folder = |draft: &Draft, path: Option<PathBuf>, key, name| {
             let path = path.unwrap_or_else(|| surroundings.state.join(name));
@@ -130,7 +133,7 @@ impl Draft {
                 max_loss: self.max_loss.flatten(),
                 max_bytes: self.spool_max_bytes.unwrap_or(256 * 1024 * 1024),
                 keep_free: self.keep_free.unwrap_or(KeepFree::Share(0.05)),
-                when_full: self.when_full.unwrap_or(WhenFull::DropOldest),
+                when_full: self.when_full.unwrap_or(WhenFull::Thin),
             },
             sink: match self.kind.unwrap_or(Kind::Lake) {
                 Kind::Lake => Sink::Lake(sink::lake::Settings {
@@ -151,6 +154,8 @@ impl Draft {
             send: drain::Settings {
                 interval: self.send_interval.unwrap_or(SECOND * 60),
                 order: self.order.unwrap_or(Order::FreshFirst),
+                backlog_rate: self.backlog_rate,
+                daily_bytes: self.daily_bytes,
             },
             clock: clock::Settings { wait: self.clock_wait.unwrap_or(SECOND * 300) },
             simulate: simulate.then(|| sensor::simulated::Settings {
@@ -254,6 +259,15 @@ impl Draft {
                 self.place("sink.firehose.endpoint_url")
             )
         })
+    }
+
+    fn local_budget(&self) -> Option<String> {
+        self.daily_bytes.filter(|_| self.kind != Some(Kind::Firehose))?;
+        Some(format!(
+            "{}: the sink is on this machine, and what it takes counts all the same: \
+             send.daily_bytes is for a sink behind a metered link",
+            self.place("send.daily_bytes")
+        ))
     }
 
     /// Spool and lake count and delete what lies below their folders.
@@ -402,12 +416,14 @@ mod tests {
         assert_eq!(one(&[], &"x".repeat(70), "cannot be").len(), 64);
         assert_eq!(one(&[], "", "as many are"), "unnamed");
         one(&[set("sink.firehose.stream", "s")], "attic", "the sink is the local lake");
+        one(&[set("send.daily_bytes", "20MiB")], "attic", "the sink is on this machine");
         let firehose = [set("sink.kind", "firehose"), set("sink.firehose.stream", "s")];
         let url = |url| [&firehose[..], &[set("sink.firehose.endpoint_url", url)]].concat();
         one(&url("http://10.0.0.1:4566"), "attic", "can be read on its way");
         for (overrides, host, simulate) in [
             (url("http://127.0.0.1:4566"), "attic", false),
             (vec![set("sink.kind", "lake"), set("sink.firehose.stream", "s")], "attic", false),
+            ([&firehose[..], &[set("send.daily_bytes", "20MiB")]].concat(), "attic", false),
             (vec![], "raspberrypi", true),
         ] {
             let (_, warnings) = warnings(&overrides, host, simulate).unwrap();

@@ -29,6 +29,9 @@ const MAX_DISK: u64 = 16 * 1024 * 1024 * MIB;
 /// Eight of the spool's smallest generations.
 const MIN_SPOOL: u64 = 8 * MIB;
 const MIN_LAKE: u64 = 16 * MIB;
+/// Bytes a second: about what a device makes that samples every 6 s.
+const MIN_RATE: u64 = 100;
+const MAX_RATE: u64 = 1024 * MIB;
 
 const LABEL_CHARS: usize = 64;
 const TEXT_CHARS: usize = 128;
@@ -79,8 +82,9 @@ pub const KEYS: &[Key] = &[
         put(&mut d.spool_max_bytes, value::size(g, MIN_SPOOL..=MAX_DISK))
     }),
     key("spool.keep_free", "\"5%\"", |d, g| put(&mut d.keep_free, value::keep_free(g, MAX_DISK))),
-    key("spool.when_full", "\"drop-oldest\"", |d, g| {
-        put(&mut d.when_full, value::choice(g, &[("drop-oldest", WhenFull::DropOldest)]))
+    key("spool.when_full", "\"thin\"", |d, g| {
+        let words = [("thin", WhenFull::Thin), ("drop-oldest", WhenFull::DropOldest)];
+        put(&mut d.when_full, value::choice(g, &words))
     }),
     key("send.interval", "\"60s\"", |d, g| {
         put(&mut d.send_interval, value::duration(g, SECOND..=HOUR))
@@ -88,6 +92,12 @@ pub const KEYS: &[Key] = &[
     key("send.order", "\"fresh-first\"", |d, g| {
         let words = [("fresh-first", Order::FreshFirst), ("oldest-first", Order::OldestFirst)];
         put(&mut d.order, value::choice(g, &words))
+    }),
+    key("send.backlog_rate", "\"200KiB\"", |d, g| {
+        put(&mut d.backlog_rate, value::size(g, MIN_RATE..=MAX_RATE))
+    }),
+    key("send.daily_bytes", "\"20MiB\"", |d, g| {
+        put(&mut d.daily_bytes, value::size(g, MIB..=MAX_DISK))
     }),
     key("clock.wait", "\"5m\"", |d, g| {
         put(&mut d.clock_wait, value::duration(g, Duration::ZERO..=DAY))

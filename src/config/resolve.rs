@@ -305,7 +305,7 @@ mod tests {
             ),
             ("[spool]\npath = \"spool\"", "f:2:8: spool.path: \"spool\" does not begin with /"),
             ("[spool]\npath = \"/\"", "f:2:8: spool.path: \"/\" has no name at its end"),
-            ("[spool]\nwhen_full = \"thin\"", "Write \"drop-oldest\"."),
+            ("[spool]\nwhen_full = \"drop\"", "Write \"thin\" or \"drop-oldest\"."),
             ("[send]\nintervall = \"1m\"", "f:2:1: unknown key \"send.intervall\""),
             ("[send]\nintervall = \"1m\"", "Did you mean send.interval?"),
             ("[sned]\ninterval = \"1m\"", "f:1:2: unknown section \"sned\""),

@@ -25,15 +25,11 @@ pub enum What {
 impl Item {
     /// Bytes of its line, to the byte for a sample, closely for a marker.
     pub fn line_bytes(&self) -> usize {
-        /// The members around the body with empty device and numbers; a test
-        /// holds it to [`Line::render`].
-        const FRAME_BYTES: usize = 124;
         /// A marker with numbers of common length.
         const MARKER_BYTES: usize = 320;
         match &self.what {
             What::Sample { device, run, entry, .. } => {
-                let numbers = digits(run.0) + digits(entry.seq);
-                FRAME_BYTES + device.len() + numbers + entry.body.len()
+                line_bytes(device, run.0, entry.seq, &entry.body)
             }
             What::Marker(_) => MARKER_BYTES,
         }
@@ -65,6 +61,14 @@ impl Item {
         self.render(spool, &at, &mut line);
         String::from_utf8_lossy(&line).into_owned()
     }
+}
+
+/// Bytes of the line of a sample.
+pub fn line_bytes(device: &str, run: u64, seq: u64, body: &str) -> usize {
+    /// The members around the body with empty device and numbers; a test holds
+    /// it to [`Line::render`].
+    const FRAME_BYTES: usize = 124;
+    FRAME_BYTES + device.len() + digits(run) + digits(seq) + body.len()
 }
 
 fn digits(n: u64) -> usize {

@@ -107,6 +107,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::drain::Wire;
 
     const FIREHOSE: Limits = Limits {
         parcel_samples: 500,
@@ -114,6 +115,7 @@ mod tests {
         batch_parcels: 500,
         batch_bytes: 4 * 1024 * 1024,
         billing_quantum_bytes: 5120,
+        wire: Wire::PLAIN,
     };
 
     #[test]
@@ -145,7 +147,7 @@ mod tests {
             batch_bytes in 3000usize..200_000,
             quantum in prop::sample::select(vec![1usize, 1000, 5120]),
         ) {
-            let limits = Limits { parcel_samples, parcel_bytes, batch_parcels, batch_bytes, billing_quantum_bytes: quantum };
+            let limits = Limits { parcel_samples, parcel_bytes, batch_parcels, batch_bytes, billing_quantum_bytes: quantum, wire: Wire::PLAIN };
             let must_go = must_go.min(lengths.len());
             let parcels = cut(&lengths, must_go, &limits);
             prop_assert!(parcels.len() <= batch_parcels);

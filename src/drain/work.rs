@@ -4,19 +4,26 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::drain::budget::Budget;
 use crate::drain::item::{Item, What, parcel};
+use crate::drain::pace::Pace;
 use crate::drain::parcel::cut;
-use crate::drain::{Batch, Limits, Order, Outcome, Settings, Trouble, TroubleKind, Verdict, retry};
+use crate::drain::{Batch, Limits, Order, Settings, Trouble};
 use crate::record::Marker;
-use crate::spool::Spool;
 use crate::spool::chunk::Chunk;
+use crate::spool::{Lease, Spool};
 
 /// Bytes of a batch at most, whatever the sink would take: the batch, its
 /// encoded body and the lines it is made of are in memory together.
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// The same while nothing gets through: trying must stay cheap.
-const TRIAL_BYTES: usize = 32 * 1024;
+/// The same while nothing gets through, one record as Firehose bills it: trying
+/// must stay cheap.
+pub(super) const TRIAL_BYTES: usize = 5 * 1024;
+
+/// What was sampled within so many intervals is live: one may go by while a
+/// batch is under way or waits to be filled.
+const LIVE_INTERVALS: u64 = 2;
 
 /// When a batch is handed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,42 +49,68 @@ pub struct Stats {
     pub failures: u64,
     /// Why nothing gets through, if nothing does.
     pub trouble: Option<Trouble>,
+    /// Why nothing is sent, if today's bytes are spent.
+    pub spent: Option<String>,
 }
 
 #[derive(Debug)]
-struct Outage {
-    trouble: Trouble,
-    since_ms: u64,
+pub(super) struct Outage {
+    pub trouble: Trouble,
+    pub since_ms: u64,
+}
+
+/// What is on its way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub parcels: Vec<Vec<Item>>,
+    /// Whether it is a part of what was refused.
+    pub suspect: bool,
+    /// Bytes that it takes on the wire.
+    pub wire_bytes: u64,
 }
 
 /// See the module.
 pub struct Drain {
-    sink: String,
+    pub(super) sink: String,
     limits: Limits,
     oldest_first: bool,
-    pending: VecDeque<Item>,
-    suspects: VecDeque<Vec<Item>>,
-    in_flight: Option<Vec<Vec<Item>>>,
+    live_ms: u64,
+    pace: Option<Pace>,
+    pub(super) budget: Option<Budget>,
+    pub(super) pending: VecDeque<Item>,
+    pub(super) suspects: VecDeque<Vec<Item>>,
+    pub(super) in_flight: Option<Flight>,
     /// Whether an interval's work is not done yet.
-    working: bool,
-    failures: u32,
-    retry_at_ms: Option<u64>,
-    outage: Option<Outage>,
-    stats: Stats,
+    pub(super) working: bool,
+    /// Backlog waits for its pace.
+    paced: bool,
+    /// Bytes of the next batch at most.
+    batch_bytes: usize,
+    pub(super) failures: u32,
+    pub(super) retry_at_ms: Option<u64>,
+    pub(super) outage: Option<Outage>,
+    pub(super) stats: Stats,
 }
 
 impl Drain {
     /// A drain into the sink of this name and these limits.
     pub fn new(settings: &Settings, sink: String, limits: Limits) -> Self {
         let batch_bytes = limits.batch_bytes.min(BATCH_BYTES);
+        let grain_bytes = limits.billing_quantum_bytes;
+        let interval_ms = u64::try_from(settings.interval.as_millis()).unwrap_or(u64::MAX);
         Self {
             sink,
             limits: Limits { batch_bytes, ..limits },
             oldest_first: settings.order == Order::OldestFirst,
+            live_ms: interval_ms.saturating_mul(LIVE_INTERVALS),
+            pace: settings.backlog_rate.map(|rate| Pace::new(rate, grain_bytes)),
+            budget: settings.daily_bytes.map(Budget::new),
             pending: VecDeque::new(),
             suspects: VecDeque::new(),
             in_flight: None,
             working: false,
+            paced: false,
+            batch_bytes,
             failures: 0,
             retry_at_ms: None,
             outage: None,
@@ -88,8 +121,12 @@ impl Drain {
     /// Goes on with other settings or into another sink. What it holds goes back
     /// to the spool; nothing may be on its way.
     pub fn renew(&mut self, settings: &Settings, sink: String, limits: Limits) {
-        let stats = Stats { trouble: None, ..self.stats.clone() };
-        *self = Self { stats, ..Self::new(settings, sink, limits) };
+        let stats = Stats { trouble: None, spent: None, ..self.stats.clone() };
+        let budget = settings.daily_bytes.map(|limit_bytes| match self.budget.take() {
+            Some(spent) => spent.limited_to(limit_bytes),
+            None => Budget::new(limit_bytes),
+        });
+        *self = Self { stats, budget, ..Self::new(settings, sink, limits) };
     }
 
     /// An interval has passed: what is sealed goes, and what was left over
@@ -105,7 +142,7 @@ impl Drain {
     }
 
     fn holds_marker(&self, marker: &Marker) -> bool {
-        let flying = self.in_flight.iter().flatten().flatten();
+        let flying = self.in_flight.iter().flat_map(|flight| flight.parcels.iter().flatten());
         let all = self.pending.iter().chain(self.suspects.iter().flatten()).chain(flying);
         all.into_iter().any(|item| matches!(&item.what, What::Marker(known) if known == marker))
     }
@@ -120,233 +157,183 @@ impl Drain {
         self.retry_at_ms
     }
 
+    /// Boot time (ms) of the next try, or of the next of a paced backlog.
+    pub fn due_ms(&self) -> Option<u64> {
+        let paced = self.pace.as_ref().filter(|_| self.paced && !self.in_flight());
+        self.retry_at_ms.or_else(|| paced?.opens_ms())
+    }
+
     /// The next batch; `None` where one is on its way, a failure is being
-    /// waited out, or the interval's work is done. With `all`, nothing is left
-    /// over for a better fit.
+    /// waited out, today's bytes are spent, or the interval's work is done.
+    /// With `all`, nothing is left over for a better fit.
     pub fn next(&mut self, spool: &mut Spool, at: &Handover, all: bool) -> Option<Arc<Batch>> {
         let waiting = self.retry_at_ms.is_some_and(|retry| retry > at.boot_ms);
         if self.in_flight() || waiting || !(self.working || all) {
             return None;
         }
-        if let Some(group) = self.suspects.pop_front() {
-            return Some(self.send(spool, group, at));
-        }
-        let most_bytes = if self.failures > 0 { TRIAL_BYTES } else { usize::MAX };
-        let batch_bytes = self.limits.batch_bytes.min(most_bytes);
-        let limits = Limits { batch_bytes, ..self.limits };
-        self.fill(spool, batch_bytes);
-        let lengths: Vec<usize> = self.pending.iter().map(Item::line_bytes).collect();
-        let must_go = match all {
-            true => lengths.len(),
-            false => self.pending.iter().rposition(|item| item.waited).map_or(0, |last| last + 1),
-        };
-        let parcels = cut(&lengths, must_go, &limits);
-        if parcels.is_empty() {
-            self.working = spool.more_to_come();
+        let left = self.budget.as_mut().map_or(u64::MAX, |budget| budget.left(at.wall_ms));
+        let lines_bytes = self.limits.wire.fits(left);
+        if lines_bytes < TRIAL_BYTES {
+            self.spent();
             return None;
         }
-        let parcels = parcels.into_iter().map(|lines| self.pending.drain(..lines).collect());
-        let parcels: Vec<Vec<Item>> = parcels.collect();
-        Some(self.send_parcels(spool, parcels, at))
+        let batch_bytes = self.batch_bytes.min(self.limits.batch_bytes).min(lines_bytes);
+        let limits = Limits { batch_bytes, ..self.limits };
+        let suspect = !self.suspects.is_empty();
+        if !suspect {
+            self.fill(spool, at, batch_bytes);
+        }
+        let (lines, must_go) = self.lines(all);
+        let mut parcels = cut(&lines, must_go, &limits);
+        if parcels.is_empty() {
+            self.working = self.paced || spool.more_to_come();
+            return None;
+        }
+        let wire_bytes = self.afford(&lines, &mut parcels, left);
+        if parcels.is_empty() {
+            self.spent();
+            return None;
+        }
+        self.stats.spent = None;
+        let parcels = self.take(parcels);
+        let rendered = parcels.iter().map(|items| parcel(spool, items, at)).collect();
+        self.in_flight = Some(Flight { parcels, suspect, wire_bytes });
+        self.retry_at_ms = None;
+        Some(Arc::new(Batch { timestamp_sent: at.hour.clone(), parcels: rendered }))
     }
 
-    /// Leases until a batch is at hand or nothing is left to lease.
-    fn fill(&mut self, spool: &mut Spool, batch_bytes: usize) {
+    /// The lengths of the lines that are next, and how many of them wait no
+    /// longer. What is tried does not wait to be filled.
+    fn lines(&self, all: bool) -> (Vec<usize>, usize) {
+        if let Some(group) = self.suspects.front() {
+            return (group.iter().map(Item::line_bytes).collect(), group.len());
+        }
+        let waited = self.pending.iter().rposition(|item| item.waited).map_or(0, |last| last + 1);
+        let must_go = if all || self.failures > 0 { self.pending.len() } else { waited };
+        (self.pending.iter().map(Item::line_bytes).collect(), must_go)
+    }
+
+    /// Takes the next lines out, so many to each parcel. What a batch cannot
+    /// hold goes first next time.
+    fn take(&mut self, parcels: Vec<usize>) -> Vec<Vec<Item>> {
+        let count: usize = parcels.iter().sum();
+        let mut items: Vec<Item> = match self.suspects.pop_front() {
+            Some(mut group) => {
+                let rest = group.split_off(count.min(group.len()));
+                if !rest.is_empty() {
+                    self.suspects.push_front(rest);
+                }
+                group
+            }
+            None => self.pending.drain(..count.min(self.pending.len())).collect(),
+        };
+        let parcels = parcels.into_iter().rev();
+        let mut taken: Vec<Vec<Item>> =
+            parcels.map(|lines| items.split_off(items.len().saturating_sub(lines))).collect();
+        taken.reverse();
+        taken
+    }
+
+    /// Keeps of `parcels`, which take so many of the `lines`, those that `left`
+    /// bytes are enough for, and counts them as spent. Returns the bytes.
+    fn afford(&mut self, lines: &[usize], parcels: &mut Vec<usize>, left: u64) -> u64 {
+        let wire = self.limits.wire;
+        let (mut at, mut bytes, mut kept) = (0, wire.request_bytes as u64, 0);
+        for &count in parcels.iter() {
+            let ndjson = lines.iter().skip(at).take(count).sum();
+            if bytes + wire.parcel(ndjson) > left {
+                break;
+            }
+            (at, bytes, kept) = (at + count, bytes + wire.parcel(ndjson), kept + 1);
+        }
+        parcels.truncate(kept);
+        if let Some(budget) = self.budget.as_mut().filter(|_| kept > 0) {
+            budget.spend(bytes);
+        }
+        bytes
+    }
+
+    /// Today's bytes are spent: nothing goes before the next day.
+    fn spent(&mut self) {
+        self.working = false;
+        let Some(budget) = &mut self.budget else { return };
+        let limit = budget.limit_bytes();
+        if budget.is_news() {
+            let text = format!(
+                "the {limit} bytes of send.daily_bytes are spent: samples are kept, and delivery \
+                 goes on at 00:00 UTC"
+            );
+            tracing::warn!(sink = self.sink, "{text}");
+            self.stats.spent = Some(text);
+        }
+    }
+
+    /// Leases until a batch is at hand or nothing is left to lease: live data,
+    /// and then as much of the backlog as may follow now.
+    fn fill(&mut self, spool: &mut Spool, at: &Handover, batch_bytes: usize) {
+        let live_ms = at.boot_ms.saturating_sub(self.live_ms);
+        let live_waits = self.oldest_first && spool.any_before(live_ms);
         let mut bytes: usize = self.pending.iter().map(Item::line_bytes).sum();
+        self.paced = false;
         while bytes < batch_bytes {
-            let Some((chunk, lease)) = spool.lease(self.oldest_first) else { break };
-            let Chunk { device, run, boot, entries, .. } = chunk;
-            for entry in entries {
-                let (device, lease) = (Arc::clone(&device), lease.clone());
-                let what = What::Sample { device, run, boot, entry, lease };
-                let item = Item { what, waited: false };
-                bytes += item.line_bytes();
-                self.pending.push_back(item);
+            let live = if live_waits { None } else { spool.lease_since(live_ms) };
+            if let Some((chunk, lease)) = live {
+                bytes += self.hold(chunk, &lease);
+                continue;
+            }
+            let Some((chunk, lease)) = self.backlog(spool, at, bytes) else { break };
+            let held = self.hold(chunk, &lease);
+            bytes += held;
+            if let Some(pace) = &mut self.pace {
+                pace.take(held);
             }
         }
         spool.prefetch();
     }
 
-    fn send(&mut self, spool: &Spool, group: Vec<Item>, at: &Handover) -> Arc<Batch> {
-        let lengths: Vec<usize> = group.iter().map(Item::line_bytes).collect();
-        let parcels = cut(&lengths, lengths.len(), &self.limits);
-        let mut group = group.into_iter();
-        let parcels = parcels.into_iter().map(|lines| group.by_ref().take(lines).collect());
-        let parcels: Vec<Vec<Item>> = parcels.collect();
-        // What a batch cannot hold goes first next time.
-        let rest: Vec<Item> = group.collect();
-        if !rest.is_empty() {
-            self.suspects.push_front(rest);
-        }
-        self.send_parcels(spool, parcels, at)
-    }
-
-    fn send_parcels(
+    /// The next chunk of the backlog, if any may now follow the bytes that are
+    /// pending.
+    fn backlog(
         &mut self,
-        spool: &Spool,
-        parcels: Vec<Vec<Item>>,
-        at: &Handover,
-    ) -> Arc<Batch> {
-        let rendered = parcels.iter().map(|items| parcel(spool, items, at)).collect();
-        self.in_flight = Some(parcels);
-        self.retry_at_ms = None;
-        Arc::new(Batch { timestamp_sent: at.hour.clone(), parcels: rendered })
-    }
-
-    /// The batch on its way will not be answered any more: its lines may go
-    /// again.
-    pub fn abandon(&mut self) {
-        for item in self.in_flight.take().into_iter().flatten().flatten().rev() {
-            self.pending.push_front(item);
-        }
-    }
-
-    /// Takes the sink's answer in, at boot time `now_ms`. `random` is 0..1.
-    pub fn settle(&mut self, verdict: Verdict, spool: &mut Spool, now_ms: u64, random: f64) {
-        let Some(parcels) = self.in_flight.take() else { return };
-        self.stats.batches += 1;
-        let before = self.stats.delivered;
-        let trouble = match verdict {
-            Verdict::Answered(outcomes) if outcomes.len() == parcels.len() => {
-                self.answered(parcels, outcomes, spool)
-            }
-            Verdict::Answered(outcomes) => {
-                let text = format!(
-                    "{} answered for {} parcels of {}: nothing counts as delivered",
-                    self.sink,
-                    outcomes.len(),
-                    parcels.len()
-                );
-                self.give_back(parcels);
-                Some(Trouble { kind: TroubleKind::BadAnswer, text })
-            }
-            Verdict::Failed(trouble) => {
-                self.give_back(parcels);
-                Some(trouble)
-            }
-            Verdict::Refused(trouble) => {
-                self.bisect(parcels.into_iter().flatten().collect(), &trouble, spool);
-                None
-            }
-        };
-        // The answer to a part of a batch is an answer: the way is open.
-        if trouble.is_none() || self.stats.delivered > before {
-            self.recovered(spool, now_ms);
-        }
-        if let Some(trouble) = trouble {
-            self.failed(trouble, self.stats.delivered > before, spool, now_ms, random);
-        }
-    }
-
-    /// Acknowledges what was delivered; says what stood in the way of the rest.
-    fn answered(
-        &mut self,
-        parcels: Vec<Vec<Item>>,
-        outcomes: Vec<Outcome>,
         spool: &mut Spool,
-    ) -> Option<Trouble> {
-        let (mut trouble, mut again) = (None, Vec::new());
-        for (items, outcome) in parcels.into_iter().zip(outcomes) {
-            match outcome {
-                Outcome::Delivered => items.into_iter().for_each(|item| self.done(item, spool)),
-                Outcome::Retry(why) => {
-                    again.push(items);
-                    trouble.get_or_insert(why);
-                }
-                Outcome::Refused(why) => self.bisect(items, &why, spool),
-            }
+        at: &Handover,
+        pending: usize,
+    ) -> Option<(Chunk, Lease)> {
+        let wire = &self.limits.wire;
+        let bytes = wire.request_bytes as u64 + wire.parcel(pending);
+        if self.budget.as_mut().is_some_and(|budget| !budget.spares(at.wall_ms, bytes)) {
+            return None;
         }
-        self.give_back(again);
-        trouble
+        if self.pace.as_mut().is_some_and(|pace| !pace.flows(at.boot_ms)) {
+            self.paced = spool.any_before(at.boot_ms.saturating_sub(self.live_ms));
+            return None;
+        }
+        spool.lease(self.oldest_first)
     }
 
-    fn done(&mut self, item: Item, spool: &mut Spool) {
-        let bytes = item.line_bytes() as u64;
-        match item.what {
-            What::Sample { entry, lease, .. } => {
-                lease.ack(entry.seq);
-                self.stats.delivered += 1;
-                self.stats.delivered_bytes += bytes;
-            }
-            What::Marker(marker) => spool.declared(marker),
+    /// Takes the chunk's lines in; returns their bytes.
+    fn hold(&mut self, chunk: Chunk, lease: &Lease) -> usize {
+        let Chunk { device, run, boot, entries, .. } = chunk;
+        let mut bytes = 0;
+        for entry in entries {
+            let (device, lease) = (Arc::clone(&device), lease.clone());
+            let what = What::Sample { device, run, boot, entry, lease };
+            let item = Item { what, waited: false };
+            bytes += item.line_bytes();
+            self.pending.push_back(item);
         }
+        bytes
     }
 
-    /// Failed lines wait no longer, whatever their fit.
-    fn give_back(&mut self, parcels: Vec<Vec<Item>>) {
-        for item in parcels.into_iter().flatten().rev() {
-            self.pending.push_front(Item { waited: true, ..item });
+    /// What a batch may have next: little after a failure, less after one in
+    /// part, and more after each success.
+    pub(super) fn resize(&mut self, delivered: bool, failed: bool) {
+        self.batch_bytes = match (delivered, failed) {
+            (false, true) => TRIAL_BYTES,
+            (true, true) => self.batch_bytes / 2,
+            (_, false) => self.batch_bytes.saturating_mul(4),
         }
-    }
-
-    /// Halves what was refused; a single line is set aside.
-    fn bisect(&mut self, mut group: Vec<Item>, why: &Trouble, spool: &mut Spool) {
-        if group.len() > 1 {
-            let second = group.split_off(group.len() / 2);
-            self.suspects.push_front(second);
-            self.suspects.push_front(group);
-            return;
-        }
-        for item in group {
-            self.stats.buried += 1;
-            tracing::error!(
-                sink = self.sink,
-                reason = why.text,
-                "a record is refused for good and set aside; see: iot-agent spool dead-letters"
-            );
-            let record = item.plain_line(spool);
-            match item.what {
-                What::Sample { entry, lease, .. } => {
-                    spool.bury(why.text.clone(), record, Some((lease, entry.seq)));
-                }
-                What::Marker(marker) => {
-                    spool.bury(why.text.clone(), record, None);
-                    spool.declared(marker);
-                }
-            }
-        }
-    }
-
-    fn recovered(&mut self, spool: &Spool, now_ms: u64) {
-        self.failures = 0;
-        self.retry_at_ms = None;
-        self.stats.trouble = None;
-        if let Some(outage) = self.outage.take() {
-            let seconds = now_ms.saturating_sub(outage.since_ms) / 1000;
-            let (backlog_bytes, _) = spool.backlog();
-            tracing::info!(
-                sink = self.sink,
-                backlog_bytes,
-                "delivering again after {}",
-                humantime::format_duration(std::time::Duration::from_secs(seconds))
-            );
-        }
-    }
-
-    fn failed(&mut self, trouble: Trouble, partial: bool, spool: &Spool, now_ms: u64, random: f64) {
-        self.failures = self.failures.saturating_add(1);
-        self.stats.failures += 1;
-        let delay = retry::delay(self.failures, trouble.kind, random);
-        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        self.retry_at_ms = Some(now_ms.saturating_add(delay_ms));
-        self.working = true;
-        if partial {
-            return;
-        }
-        let since_ms = self.outage.as_ref().map_or(now_ms, |outage| outage.since_ms);
-        let known = self.outage.as_ref().is_some_and(|outage| outage.trouble.kind == trouble.kind);
-        if !known {
-            let (backlog_bytes, _) = spool.backlog();
-            tracing::warn!(
-                sink = self.sink,
-                reason = ?trouble.kind,
-                backlog_bytes,
-                "nothing is delivered, samples are kept: {}",
-                trouble.text
-            );
-            self.outage = Some(Outage { trouble: trouble.clone(), since_ms });
-        }
-        self.stats.trouble = Some(trouble);
+        .clamp(TRIAL_BYTES, BATCH_BYTES);
     }
 
     pub fn stats(&self) -> &Stats {

@@ -85,6 +85,8 @@ pub struct Book {
     pub outstanding_bytes: u64,
     /// What they spoke for.
     pub stretches: Stretches,
+    /// How far parts of the spool are thinned, as the spool writes it.
+    pub thinned: Vec<(u64, u8)>,
     /// Wall minus boot time of each boot that saw the right time, oldest first.
     pub boots: Vec<Boot>,
     /// Declarations not yet delivered, as the spool writes them.
@@ -134,15 +136,16 @@ pub struct Ledger {
 impl Ledger {
     /// Opens or creates the ledger in `folder`, which must exist. Where the
     /// file system takes nothing it is read as it is, and each
-    /// [`Ledger::commit`] tries again.
-    pub fn open(folder: &Path) -> Result<Self, Error> {
+    /// [`Ledger::commit`] tries again. With `patient` a slot that the medium
+    /// fails to read is an error, without it counts as damaged.
+    pub fn open(folder: &Path, patient: bool) -> Result<Self, Error> {
         let path = folder.join(FILE_NAME);
         let (file, found) = match for_writing(folder, &path) {
             Ok(file) => {
-                let found = newest(&file, &path)?;
+                let found = newest(&file, &path, patient)?;
                 (Some(file), found)
             }
-            Err(e) if takes_nothing(&e) => (None, read(&path)?),
+            Err(e) if takes_nothing(&e) => (None, read(&path, patient)?),
             Err(source) => return Err(Error::Io { verb: "opened", path, source }),
         };
         let (edition, text, book) = match found {
@@ -152,10 +155,16 @@ impl Ledger {
         Ok(Self { path, file, edition, book, durable: text })
     }
 
+    /// A new one that is to be in `folder`, which cannot be had now.
+    pub fn absent(folder: &Path) -> Self {
+        let (path, book) = (folder.join(FILE_NAME), Book::default());
+        Self { path, file: None, edition: 0, book, durable: None }
+    }
+
     /// What the ledger in `folder` says; changes nothing. `None` if there is
     /// none, or none that can be read.
     pub fn peek(folder: &Path) -> Result<Option<Book>, Error> {
-        Ok(read(&folder.join(FILE_NAME))?.map(|found| found.book))
+        Ok(read(&folder.join(FILE_NAME), false)?.map(|found| found.book))
     }
 
     pub fn book(&self) -> &Book {
@@ -241,22 +250,32 @@ pub fn takes_nothing(error: &io::Error) -> bool {
     kinds.contains(&error.kind())
 }
 
+/// Whether the medium has failed, rather than said no.
+pub fn is_bad(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 fn for_writing(folder: &Path, path: &Path) -> io::Result<File> {
     let is_new = !path.exists();
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-    if is_new {
-        let zeros = vec![0; RESERVED_BYTES];
-        file.write_all_at(&zeros, 0)?;
-        file.write_all_at(&zeros, SLOT_BYTES)?;
-        file.sync_all()?;
-        File::open(folder)?.sync_all()?;
+    if is_new && let Err(error) = reserve(&file).and_then(|()| File::open(folder)?.sync_all()) {
+        // The next one to open it is to find no file that has no space.
+        let _ = fs::remove_file(path);
+        return Err(error);
     }
     Ok(file)
 }
 
-fn read(path: &Path) -> Result<Option<Found>, Error> {
+fn reserve(file: &File) -> io::Result<()> {
+    let zeros = vec![0; RESERVED_BYTES];
+    file.write_all_at(&zeros, 0)?;
+    file.write_all_at(&zeros, SLOT_BYTES)?;
+    file.sync_all()
+}
+
+fn read(path: &Path, patient: bool) -> Result<Option<Found>, Error> {
     match File::open(path) {
-        Ok(file) => newest(&file, path),
+        Ok(file) => newest(&file, path, patient),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(Error::Io { verb: "read", path: path.to_owned(), source }),
     }
@@ -270,8 +289,13 @@ struct Found {
     book: Book,
 }
 
-fn newest(file: &File, path: &Path) -> Result<Option<Found>, Error> {
-    let slots = [0, 1].map(|slot| read_slot(file, slot));
+fn newest(file: &File, path: &Path, patient: bool) -> Result<Option<Found>, Error> {
+    let mut slots = [0, 1].map(|slot| read_slot(file, slot));
+    let bad = |slot: &io::Result<Option<Found>>| slot.as_ref().is_err_and(is_bad);
+    if let Some(slot) = slots.iter_mut().find(|slot| patient && bad(slot)) {
+        let source = std::mem::replace(slot, Ok(None)).err().unwrap_or_else(damaged);
+        return Err(Error::Io { verb: "read", path: path.to_owned(), source });
+    }
     let written = slots.iter().any(|slot| !matches!(slot, Ok(None)));
     let newest = slots.into_iter().filter_map(|slot| slot.ok().flatten());
     match newest.max_by_key(|found| found.edition) {
@@ -301,38 +325,40 @@ fn seal(edition: u64, text: &[u8]) -> Vec<u8> {
 }
 
 /// A slot's bytes were written and are not what was written.
-struct Damaged;
+fn damaged() -> io::Error {
+    ErrorKind::InvalidData.into()
+}
 
 /// `None` where nothing was ever written.
-fn read_slot(file: &File, slot: u64) -> Result<Option<Found>, Damaged> {
+fn read_slot(file: &File, slot: u64) -> io::Result<Option<Found>> {
     let mut bytes = vec![0; HEADER_BYTES];
     match file.read_exact_at(&mut bytes, slot * SLOT_BYTES) {
         Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-        result => result.map_err(|_| Damaged)?,
+        result => result?,
     }
     if bytes.iter().all(|&byte| byte == 0) {
         return Ok(None);
     }
     let [m, a, g, version, l0, l1, l2, l3, edition @ ..] =
-        *bytes.first_chunk::<HEADER_BYTES>().ok_or(Damaged)?;
+        *bytes.first_chunk::<HEADER_BYTES>().ok_or_else(damaged)?;
     let length = u32::from_le_bytes([l0, l1, l2, l3]);
     if [m, a, g] != MAGIC || u64::from(length) > SLOT_BYTES {
-        return Err(Damaged);
+        return Err(damaged());
     }
     bytes.resize(HEADER_BYTES + length as usize + CRC_BYTES, 0);
-    let rest = bytes.get_mut(HEADER_BYTES..).ok_or(Damaged)?;
-    file.read_exact_at(rest, slot * SLOT_BYTES + HEADER_BYTES as u64).map_err(|_| Damaged)?;
-    let (body, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(Damaged)?;
+    let rest = bytes.get_mut(HEADER_BYTES..).ok_or_else(damaged)?;
+    file.read_exact_at(rest, slot * SLOT_BYTES + HEADER_BYTES as u64)?;
+    let (body, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or_else(damaged)?;
     if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-        return Err(Damaged);
+        return Err(damaged());
     }
-    let text = body.get(HEADER_BYTES..).ok_or(Damaged)?.to_vec();
+    let text = body.get(HEADER_BYTES..).ok_or_else(damaged)?.to_vec();
     let edition = u64::from_le_bytes(edition);
     let book = match serde_json::from_slice(&text) {
         Ok(book) => book,
         // A newer text need not be one of ours.
         Err(_) if version > VERSION => Book::default(),
-        Err(_) => return Err(Damaged),
+        Err(_) => return Err(damaged()),
     };
     Ok(Some(Found { version, edition, text, book }))
 }
@@ -342,7 +368,7 @@ mod tests {
     use super::*;
 
     fn at_run(folder: &Path, run: u64) {
-        let mut ledger = Ledger::open(folder).unwrap();
+        let mut ledger = Ledger::open(folder, false).unwrap();
         ledger.book_mut().run = run;
         ledger.book_mut().outstanding.insert(run);
         ledger.commit().unwrap();
@@ -351,9 +377,9 @@ mod tests {
     #[test]
     fn the_newest_good_slot_wins() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(*Ledger::open(folder.path()).unwrap().book(), Book::default());
+        assert_eq!(*Ledger::open(folder.path(), false).unwrap().book(), Book::default());
         (1..=3).for_each(|run| at_run(folder.path(), run));
-        let ledger = Ledger::open(folder.path()).unwrap();
+        let ledger = Ledger::open(folder.path(), false).unwrap();
         assert_eq!(ledger.book().run, 3);
         assert!(ledger.book().outstanding.contains(2));
         assert_eq!(Ledger::peek(folder.path()).unwrap().as_ref(), Some(ledger.book()));
@@ -365,13 +391,14 @@ mod tests {
         (1..=2).for_each(|run| at_run(folder.path(), run));
         let path = folder.path().join(FILE_NAME);
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        let text_bytes = serde_json::to_vec(Ledger::open(folder.path()).unwrap().book()).unwrap();
+        let text_bytes =
+            serde_json::to_vec(Ledger::open(folder.path(), false).unwrap().book()).unwrap();
         for slot in [0, SLOT_BYTES] {
             for at in 0..(HEADER_BYTES + text_bytes.len()) as u64 {
                 let mut byte = [0];
                 file.read_exact_at(&mut byte, slot + at).unwrap();
                 file.write_all_at(&[byte[0] ^ 0x12], slot + at).unwrap();
-                let run = Ledger::open(folder.path()).unwrap().book().run;
+                let run = Ledger::open(folder.path(), false).unwrap().book().run;
                 assert!(run == 1 || run == 2, "byte {at} of slot at {slot}: run {run}");
                 file.write_all_at(&byte, slot + at).unwrap();
             }
@@ -387,17 +414,17 @@ mod tests {
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         for cut in 0..bytes.len() {
             file.write_all_at(&bytes[..cut], SLOT_BYTES).unwrap();
-            assert_eq!(Ledger::open(folder.path()).unwrap().book().run, 2, "cut at {cut}");
+            assert_eq!(Ledger::open(folder.path(), false).unwrap().book().run, 2, "cut at {cut}");
         }
         file.write_all_at(&bytes, SLOT_BYTES).unwrap();
-        assert_eq!(Ledger::open(folder.path()).unwrap().book().run, 3);
+        assert_eq!(Ledger::open(folder.path(), false).unwrap().book().run, 3);
     }
 
     #[test]
     fn noise_counts_as_new() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FILE_NAME), [0xff; 200_000]).unwrap();
-        let ledger = Ledger::open(folder.path()).unwrap();
+        let ledger = Ledger::open(folder.path(), false).unwrap();
         assert_eq!(*ledger.book(), Book::default());
     }
 
@@ -410,12 +437,12 @@ mod tests {
         let mut newer = seal(2, b"something else");
         newer[3] = VERSION + 1;
         file.write_all_at(&newer, 0).unwrap();
-        assert_eq!(Ledger::open(folder.path()).unwrap().book().run, 1);
+        assert_eq!(Ledger::open(folder.path(), false).unwrap().book().run, 1);
         let body = newer.len() - CRC_BYTES;
         let crc = crc32c::crc32c(&newer[..body]);
         newer[body..].copy_from_slice(&crc.to_le_bytes());
         file.write_all_at(&newer, 0).unwrap();
-        let error = Ledger::open(folder.path()).unwrap_err();
+        let error = Ledger::open(folder.path(), false).unwrap_err();
         assert!(matches!(error, Error::Newer { version: 2, .. }), "{error}");
     }
 
@@ -423,7 +450,7 @@ mod tests {
     fn what_is_durable_is_not_written_again() {
         let folder = tempfile::tempdir().unwrap();
         at_run(folder.path(), 1);
-        let mut ledger = Ledger::open(folder.path()).unwrap();
+        let mut ledger = Ledger::open(folder.path(), false).unwrap();
         let before = ledger.edition;
         ledger.commit().unwrap();
         assert_eq!(ledger.edition, before);
@@ -449,14 +476,14 @@ mod tests {
     #[test]
     fn many_ranges_are_merged_but_for_a_clean_stop() {
         let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(folder.path()).unwrap();
+        let mut ledger = Ledger::open(folder.path(), false).unwrap();
         (0..1000).for_each(|n| ledger.book_mut().outstanding.insert(n * 2));
         ledger.commit().unwrap();
-        let merged = Ledger::open(folder.path()).unwrap().book().outstanding.clone();
+        let merged = Ledger::open(folder.path(), false).unwrap().book().outstanding.clone();
         assert_eq!(merged.ranges(), MAX_RANGES);
         assert!((0..1000).all(|n| merged.contains(n * 2)));
         ledger.commit_exactly().unwrap();
-        assert_eq!(Ledger::open(folder.path()).unwrap().book().outstanding.ranges(), 1000);
+        assert_eq!(Ledger::open(folder.path(), false).unwrap().book().outstanding.ranges(), 1000);
     }
 
     #[test]

@@ -48,10 +48,27 @@ impl Stretches {
             return;
         }
         self.list.push(chunk);
-        if self.list.len() > MAX_STRETCHES {
+        self.bound();
+    }
+
+    /// Forgets the oldest of too many.
+    fn bound(&mut self) {
+        while self.list.len() > MAX_STRETCHES {
             let gone = self.list.remove(0);
             self.described_from = self.described_from.max(gone.chunks.1.saturating_add(1));
         }
+    }
+
+    /// Takes in what is in the chunks of `first..=last` now that they were made
+    /// anew: `chunks`, in the order of their numbers.
+    pub fn replace(&mut self, first: u64, last: u64, chunks: impl Iterator<Item = Stretch>) {
+        let (rest, mut list): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.list).into_iter().partition(|known| known.chunks.0 > last);
+        list.retain(|known| known.chunks.0 < first);
+        self.list = list;
+        chunks.for_each(|chunk| self.note(first, chunk));
+        self.list.extend(rest);
+        self.bound();
     }
 
     /// Forgets those of which nothing is outstanding.
@@ -114,6 +131,23 @@ mod tests {
         outstanding.insert(20);
         stretches.keep(&outstanding);
         assert_eq!(stretches.iter().map(|s| s.seqs).collect::<Vec<_>>(), [(60, 64)]);
+    }
+
+    #[test]
+    fn what_was_made_anew_is_described_anew_in_its_place() {
+        let mut stretches = Stretches::default();
+        for (generation, number) in [(0, 0), (0, 1), (10, 10), (10, 11), (20, 20)] {
+            stretches.note(generation, chunk("a", number, (number * 5, number * 5 + 4)));
+        }
+        let anew = [chunk("a", 0, (0, 9)), chunk("a", 1, (50, 59))];
+        stretches.replace(0, 19, anew.into_iter());
+        let told: Vec<_> = stretches.iter().map(|s| (s.chunks, s.seqs)).collect();
+        assert_eq!(told, [((0, 0), (0, 9)), ((1, 1), (50, 59)), ((20, 20), (100, 104))]);
+        assert_eq!(stretches.described_from(), 0);
+        let many = (0..100).map(|n| chunk(&format!("{n}"), n, (0, 0)));
+        stretches.replace(0, 19, many);
+        assert_eq!(stretches.iter().count(), MAX_STRETCHES);
+        assert_eq!(stretches.iter().last().unwrap().chunks, (20, 20), "the newest stays");
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub struct Gap {
     pub kept: u64,
     pub reason: GapReason,
     pub simulated: bool,
+    /// Of a thinned one: the seqs that are multiples of 2 to this power are kept.
+    #[serde(skip)]
+    pub stride_log2: u8,
 }
 
 /// Why the rest of a gap will not arrive.
@@ -33,6 +36,8 @@ pub struct Gap {
 pub enum GapReason {
     /// The spool was full.
     Evicted,
+    /// The spool was full, and the history lost resolution.
+    Thinned,
     /// The disk could not be written and the memory ring was full.
     RingOverflow,
     /// The bytes on disk could not be read back.
@@ -119,6 +124,7 @@ mod tests {
             kept: 0,
             reason: GapReason::Evicted,
             simulated: false,
+            stride_log2: 0,
         });
         let value = rendered(&gap);
         assert_eq!(value["marker"]["reason"], "evicted");

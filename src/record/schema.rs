@@ -245,6 +245,7 @@ mod tests {
             kept: 0,
             reason: GapReason::Evicted,
             simulated: false,
+            stride_log2: 0,
         };
         let mut out = Vec::new();
         Marker::Gap(gap).render(0, "2026-11-24 14", &mut out);

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::drain::{Batch, Limits, Outcome, Parcel, Trouble, TroubleKind, Verdict};
+use crate::drain::{Batch, Limits, Outcome, Parcel, Trouble, TroubleKind, Verdict, Wire};
 use crate::sink::{Delivering, Probing, Sink};
 
 /// How often a full pipe is tried again that its reader made non-blocking.
@@ -47,6 +47,7 @@ impl Sink for Stdout {
             batch_parcels: 64,
             batch_bytes: 1024 * 1024,
             billing_quantum_bytes: 1,
+            wire: Wire::PLAIN,
         }
     }
 
@@ -136,7 +137,7 @@ fn trouble(error: &io::Error) -> Trouble {
         }
         _ => (TroubleKind::Disk, "check where it goes, or set another sink.kind"),
     };
-    Trouble { kind, text: format!("standard output cannot be written: {error}; {remedy}") }
+    Trouble::new(kind, format!("standard output cannot be written: {error}; {remedy}"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::ledger::Ranges;
+use crate::ledger::{Ranges, is_bad};
 use crate::record::{Gap, GapReason};
 use crate::spool::chunk::{Header, MAGIC, MAX_FRAME_BYTES};
 use crate::spool::gaps::gap_of;
@@ -103,11 +103,6 @@ fn find_magic(bytes: &[u8], mut from: usize, until: usize) -> Option<usize> {
     }
 }
 
-/// Whether a medium has failed, rather than said no.
-pub fn is_bad(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-}
-
 /// Reads one block; a bad one reads as zeros.
 fn read_past(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let block = BLOCK_BYTES - (offset % BLOCK_BYTES as u64) as usize;
@@ -147,14 +142,23 @@ pub struct Index {
     heads: BTreeMap<Identity, Gap>,
     known: Known,
     reading: Option<(usize, File)>,
+    /// A frame in a bad block is an error; without, it is not there.
+    patient: bool,
+    /// Whatever is found of these says nothing of the others.
+    lost: Ranges,
 }
 
 impl Index {
     /// Of all files in `folder`.
     pub fn of(folder: &Path, patient: bool) -> Result<Self, StoreError> {
-        let mut index = Self::default();
+        let mut index = Self { patient, ..Self::default() };
         index.add_all(folder, patient, |_| true).map_err(|e| StoreError::io(folder, e))?;
         Ok(index)
+    }
+
+    /// To find out what became of `lost` chunks.
+    pub fn about(lost: &Ranges) -> Self {
+        Self { lost: lost.clone(), ..Self::default() }
     }
 
     /// Takes in the frames of all files in `folder` that `ours` accepts, up to
@@ -178,6 +182,7 @@ impl Index {
         let file = self.files.len();
         self.files.push(path.to_owned());
         let (frames, heads, known) = (&mut self.frames, &mut self.heads, &mut self.known);
+        let lost = &self.lost;
         carve(path, patient, |offset, find| {
             let (Find::Whole(header, _) | Find::Head(header)) = &find;
             if header.number >= NUMBERS_END || !ours(header) {
@@ -190,7 +195,9 @@ impl Index {
                 if kept.revision < place.revision {
                     *kept = place;
                 }
-                known.learn(header);
+                if !lost.contains(header.number) {
+                    known.learn(header);
+                }
             } else if !frames.contains_key(&identity) {
                 heads.insert(identity, gap_of(header, GapReason::Damaged));
             }
@@ -215,20 +222,37 @@ impl Index {
 
     /// The frames of `number`, read anew: more than one only where a foreign
     /// file was taken in.
-    pub fn read(&mut self, number: u64) -> Vec<Vec<u8>> {
+    pub fn read(&mut self, number: u64) -> Result<Vec<Vec<u8>>, StoreError> {
         let places: Vec<Place> = self.of_number(number).collect();
-        places.into_iter().filter_map(|place| self.read_at(place)).collect()
+        let mut frames = Vec::new();
+        for place in places {
+            match self.read_at(place) {
+                Ok(frame) if Header::read(&frame).is_ok() => frames.push(frame),
+                Err(error) if self.patient && is_bad(&error) => {
+                    let path = self.files.get(place.file).cloned().unwrap_or_default();
+                    return Err(StoreError::io(&path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(frames)
     }
 
-    fn read_at(&mut self, place: Place) -> Option<Vec<u8>> {
+    /// The one of them that counts: the highest revision, and of those the first.
+    fn newest(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let revision = |frame: &Vec<u8>| Header::head(frame).map_or(0, |header| header.revision);
+        Ok(self.read(number)?.into_iter().rev().max_by_key(revision))
+    }
+
+    fn read_at(&mut self, place: Place) -> io::Result<Vec<u8>> {
         let file = match self.reading.take() {
             Some((open, file)) if open == place.file => file,
-            _ => File::open(self.files.get(place.file)?).ok()?,
+            _ => File::open(self.files.get(place.file).ok_or(io::ErrorKind::NotFound)?)?,
         };
         let (_, file) = self.reading.insert((place.file, file));
         let mut frame = vec![0; place.bytes];
-        file.read_exact_at(&mut frame, place.offset).ok()?;
-        Header::read(&frame).is_ok().then_some(frame)
+        file.read_exact_at(&mut frame, place.offset)?;
+        Ok(frame)
     }
 
     /// What is known of frames of which only the head can be read, by number.
@@ -250,7 +274,7 @@ impl Store for Index {
     }
 
     fn get(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.read(number).into_iter().next())
+        self.newest(number)
     }
 
     fn scan(
@@ -267,8 +291,7 @@ impl Store for Index {
             if bytes > max_bytes && !found.is_empty() {
                 break;
             }
-            let frame = self.read(number).into_iter().next();
-            found.extend(frame.map(|frame| (number, frame)));
+            found.extend(self.newest(number)?.map(|frame| (number, frame)));
             at = number + 1;
         }
         Ok(found)

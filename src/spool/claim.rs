@@ -1,9 +1,12 @@
 //! Claiming a spool folder: one agent a folder, and a run of its own.
 //!
-//! A folder that cannot be made or may not be written to is an error at start:
-//! somebody has to say where else. One that exists and takes nothing now, for
-//! the disk is full or read-only, is claimed all the same: samples stay in RAM
-//! until it does.
+//! What a start runs into is waited out where time or a disk's owner may cure
+//! it without anybody touching the agent: a disk that is full, over its quota,
+//! read-only, or that fails (ENOSPC, EDQUOT, EROFS, EIO). A folder that exists
+//! is claimed all the same then, one that does not is [claimed late](begin),
+//! and samples stay in RAM until the disk takes them. Anything else (a file in
+//! the folder's place, a folder of another user, another agent in it, a newer
+//! agent's ledger) is an error at start: somebody has to say where else.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
@@ -56,8 +59,10 @@ pub struct Claim {
     pub(super) bounds: Bounds,
     pub(super) max_loss: Duration,
     pub(super) ledger: Ledger,
-    /// None where there is neither a lock file nor a way to make one.
+    /// None where there is no way to make a lock file now.
     pub(super) lock: Option<File>,
+    /// Folder and ledger could not be had yet, for this may pass.
+    pub(super) late: bool,
     run: Run,
 }
 
@@ -65,35 +70,41 @@ impl Claim {
     /// Locks the folder, creating it if need be, and draws a run, durably. A
     /// ledger that cannot be written gives a run that no other start has.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
-        let mut claim = Self::of_folder(settings)?;
-        let machine = machine();
-        let book = claim.ledger.book_mut();
-        let known = book.run != 0 && book.machine == machine;
-        claim.run = if known { Run(book.run).next() } else { Run::fresh() };
-        (book.run, book.machine) = (claim.run.0, machine);
-        // The last run did not live to say so itself.
-        book.declarations.extend(book.run_end.take());
-        if let Err(error) = claim.ledger.commit() {
-            tracing::error!(%error, "the spool's state cannot be kept");
-            claim.run = Run::fresh();
-        }
+        let mut claim = match Self::of_folder(settings) {
+            Err(error) if error.may_pass() => {
+                let ledger = Ledger::absent(&settings.path);
+                let claim = Self::with(settings, ledger, None);
+                return Ok(Self { late: true, run: Run::fresh(), ..claim });
+            }
+            claim => claim?,
+        };
+        claim.run = match begin(&mut claim.ledger, None) {
+            Ok(run) => run,
+            Err(error) => {
+                tracing::error!(%error, "the spool's state cannot be kept");
+                Run::fresh()
+            }
+        };
         Ok(claim)
     }
 
     /// Locks the folder and opens its ledger, creating what is missing, and
     /// changes nothing else.
     pub fn of_folder(settings: &Settings) -> Result<Self, Error> {
-        let folder = settings.path.clone();
-        create(&folder)?;
-        let lock = lock(&folder)?;
-        Ok(Self {
+        let (lock, ledger) = take(&settings.path, true)?;
+        Ok(Self::with(settings, ledger, lock))
+    }
+
+    fn with(settings: &Settings, ledger: Ledger, lock: Option<File>) -> Self {
+        Self {
             bounds: Bounds::new(settings),
             max_loss: max_loss(settings),
-            ledger: Ledger::open(&folder)?,
+            folder: settings.path.clone(),
+            late: false,
             run: Run(0),
-            folder,
+            ledger,
             lock,
-        })
+        }
     }
 
     /// The run of this start.
@@ -107,10 +118,60 @@ impl Claim {
     }
 }
 
+impl Error {
+    /// Whether the spool is a newer agent's: no start of this one can change that.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Ledger(ledger::Error::Newer { .. }))
+    }
+
+    /// Whether waiting may cure it; see the module.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Ledger(ledger::Error::Io { source, .. }) => {
+                ledger::takes_nothing(source) || ledger::is_bad(source)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Creates and locks `folder`, and opens its ledger. With `patient` a ledger
+/// that the medium fails to read is an error, without it counts as damaged.
+pub(super) fn take(folder: &Path, patient: bool) -> Result<(Option<File>, Ledger), Error> {
+    create(folder)?;
+    let lock = hold_lock(folder)?;
+    let ledger = Ledger::open(folder, patient)?;
+    // One of a newer agent is left as it is, to the last byte.
+    lock.as_ref().inspect(|lock| sign(lock));
+    Ok((lock, ledger))
+}
+
+/// Notes durably that a run has begun: the one after the last, or `own`, which
+/// was drawn before there was a ledger and is no other start's.
+pub(super) fn begin(ledger: &mut Ledger, own: Option<Run>) -> Result<Run, ledger::Error> {
+    let machine = machine();
+    let book = ledger.book_mut();
+    let known = book.run != 0 && book.machine == machine;
+    let next = if known { Run(book.run).next() } else { Run::fresh() };
+    let run = own.unwrap_or(next);
+    if own.is_none() || !known {
+        book.run = run.0;
+    }
+    book.machine = machine;
+    // The last run did not live to say so itself.
+    book.declarations.extend(book.run_end.take());
+    ledger.commit()?;
+    Ok(run)
+}
+
 /// Creates `folder` and what is missing above it, each durably.
 pub(super) fn create(folder: &Path) -> Result<(), Error> {
-    if folder.is_dir() {
-        return Ok(());
+    match fs::metadata(folder) {
+        Ok(meta) if meta.is_dir() => return Ok(()),
+        Err(source) if ledger::is_bad(&source) => {
+            return Err(Error::Io { verb: "read", path: folder.into(), source });
+        }
+        _ => {}
     }
     let parent = match folder.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -132,10 +193,19 @@ pub(super) fn create(folder: &Path) -> Result<(), Error> {
 
 /// The lock, with our pid in it.
 pub(super) fn lock(folder: &Path) -> Result<Option<File>, Error> {
+    let lock = hold_lock(folder)?;
+    lock.as_ref().inspect(|lock| sign(lock));
+    Ok(lock)
+}
+
+fn hold_lock(folder: &Path) -> Result<Option<File>, Error> {
     let path = folder.join(LOCK);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let file = match file {
-        Err(e) if ledger::takes_nothing(&e) => File::open(&path).ok(),
+        // A spool that is there can be read all the same.
+        Err(e) if ledger::takes_nothing(&e) && folder.join(ledger::FILE_NAME).exists() => {
+            File::open(&path).ok()
+        }
         file => {
             let fail = |source| Error::Io { verb: "written", path: folder.into(), source };
             Some(file.map_err(fail)?)
@@ -143,15 +213,16 @@ pub(super) fn lock(folder: &Path) -> Result<Option<File>, Error> {
     };
     if let Some(file) = &file {
         hold(file, FlockOperation::NonBlockingLockExclusive, folder)?;
-        let pid = format!("{}\n", std::process::id());
-        // The lock is what counts; a full disk may leave the pid out.
-        let mut file = file;
-        let _ = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(pid.as_bytes()));
     }
     Ok(file)
+}
+
+/// Says whose the lock is. The lock is what counts; a full disk may leave the
+/// pid out.
+fn sign(mut lock: &File) {
+    let pid = format!("{}\n", std::process::id());
+    let _ =
+        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(pid.as_bytes()));
 }
 
 fn hold(mut file: &File, how: FlockOperation, folder: &Path) -> Result<(), Error> {

@@ -71,6 +71,7 @@ mod tests {
             kept: 0,
             reason: GapReason::Evicted,
             simulated: false,
+            stride_log2: 0,
         });
         let mut values = gaps.to_json();
         values.extend(ends.to_json());

@@ -30,6 +30,12 @@ struct Key {
     run: Run,
     reason: GapReason,
     simulated: bool,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    stride_log2: u8,
+}
+
+fn is_zero(n: &u8) -> bool {
+    *n == 0
 }
 
 /// What the ledger keeps of one [`Key`].
@@ -60,6 +66,7 @@ impl Gaps {
             run: gap.run,
             reason: gap.reason,
             simulated: gap.simulated,
+            stride_log2: gap.stride_log2,
         };
         let mut seqs = self.seqs.remove(&key).unwrap_or_default();
         let before = seqs.ranges();
@@ -88,9 +95,13 @@ impl Gaps {
                 run: key.run,
                 first_seq,
                 last_seq,
-                kept: 0,
+                kept: match key.reason {
+                    GapReason::Thinned => multiples(first_seq, last_seq, key.stride_log2),
+                    _ => 0,
+                },
                 reason: key.reason,
                 simulated: key.simulated,
+                stride_log2: key.stride_log2,
             })
         })
     }
@@ -110,6 +121,20 @@ impl Gaps {
     }
 }
 
+/// How many of `first..=last` are multiples of 2^`log2`.
+fn multiples(first: u64, last: u64, log2: u8) -> u64 {
+    let below = first.checked_sub(1).map_or(0, |below| (below >> log2) + 1);
+    (last >> log2) + 1 - below
+}
+
+/// The gap that thinning left in the chunk of `header`, if it was thinned: all
+/// that it speaks for, of which what it has will arrive.
+pub fn thinned(header: &Header<'_>) -> Option<Gap> {
+    let kept = multiples(header.first_seq, header.last_seq, header.stride_log2);
+    let gap = gap_of(header, GapReason::Thinned);
+    (header.stride_log2 > 0).then_some(Gap { kept, stride_log2: header.stride_log2, ..gap })
+}
+
 /// The gap that dropping the chunk of `header` leaves.
 pub fn gap_of(header: &Header<'_>, reason: GapReason) -> Gap {
     Gap {
@@ -120,6 +145,7 @@ pub fn gap_of(header: &Header<'_>, reason: GapReason) -> Gap {
         kept: 0,
         reason,
         simulated: header.simulated,
+        stride_log2: 0,
     }
 }
 
@@ -184,6 +210,12 @@ impl Declarations {
         self.news.retracted.push(gap);
     }
 
+    /// The same of one that was learnt.
+    pub fn unlearn(&mut self, gap: Gap) {
+        self.known.remove(&gap);
+        self.retract(gap);
+    }
+
     /// What to deliver now: gaps first, for the end of a run relies on them.
     pub fn hand(&mut self) -> Vec<Marker> {
         while self.handed.len() < MAX_HANDED
@@ -227,6 +259,7 @@ mod tests {
             kept: 0,
             reason: GapReason::Evicted,
             simulated: false,
+            stride_log2: 0,
         }
     }
 
@@ -246,12 +279,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_thinned_says_how_much_of_it_arrives() {
+        let mut gaps = Gaps::default();
+        let thinned = |first_seq, last_seq, stride_log2| Gap {
+            reason: GapReason::Thinned,
+            stride_log2,
+            ..gap("a", first_seq, last_seq)
+        };
+        gaps.add(&thinned(0, 7, 2));
+        gaps.add(&thinned(8, 12, 2));
+        gaps.add(&thinned(13, 15, 1));
+        let kept = |gaps: &Gaps| gaps.iter().map(|gap| gap.kept).collect::<Vec<_>>();
+        assert_eq!(kept(&gaps), [1, 4]);
+        assert_eq!(kept(&Gaps::from_json(&gaps.to_json())), [1, 4]);
+        for (first, last, log2) in [(0, 0, 3), (1, 7, 3), (1, 8, 3), (5, 23, 0), (3, 90, 4)] {
+            let counted = (first..=last).filter(|n| n % (1 << log2) == 0).count();
+            assert_eq!(multiples(first, last, log2), counted as u64);
+        }
+    }
+
+    #[test]
     fn ten_thousand_devices_fit_a_ledger_and_what_is_beyond_the_bound_goes() {
         let mut gaps = Gaps::default();
         (0..20_000).for_each(|n| gaps.add(&gap(&format!("{n:064}"), 0, u64::from(u32::MAX))));
         assert_eq!(gaps.iter().count(), MAX_GAPS);
         let folder = tempfile::tempdir().unwrap();
-        let mut ledger = crate::ledger::Ledger::open(folder.path()).unwrap();
+        let mut ledger = crate::ledger::Ledger::open(folder.path(), false).unwrap();
         ledger.book_mut().declarations = gaps.to_json();
         ledger.commit().unwrap();
     }

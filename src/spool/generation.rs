@@ -8,6 +8,8 @@
 
 mod rebuild;
 
+pub use rebuild::folders;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -15,7 +17,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::spool::carve::NUMBERS_END;
-use crate::spool::store::{MAKING, Opener, SEGMENT_BYTES, Store, StoreError};
+use crate::spool::store::{MAKING, Opener, Store, StoreError};
+use crate::spool::trouble::PATIENCE;
 
 const PREFIX: &str = "gen-";
 
@@ -35,7 +38,9 @@ pub struct Generations {
     opener: Box<dyn Opener>,
     firsts: Vec<u64>,
     newest: Option<Box<dyn Store>>,
-    patient: bool,
+    /// How often the medium has failed to give each, not counted further once
+    /// patience has run out.
+    misreads: BTreeMap<u64, u32>,
     /// The newest takes nothing more.
     ended: bool,
     /// Those that have lost something: not deleted, but set aside.
@@ -43,6 +48,10 @@ pub struct Generations {
     /// Bytes on disk of those that nothing is written to.
     bytes: BTreeMap<u64, u64>,
     reader: Option<(u64, Box<dyn Store>)>,
+    /// A replacement that was begun: these do not count any more.
+    staged: Option<(u64, u64)>,
+    /// Those that [`Generations::list`] has put in the place of others.
+    finished: Vec<u64>,
 }
 
 /// The numbers one generation may hold.
@@ -60,18 +69,21 @@ impl Generations {
             opener,
             firsts: Vec::new(),
             newest: None,
-            patient: true,
+            misreads: BTreeMap::new(),
             ended: false,
             suspects: BTreeSet::new(),
             bytes: BTreeMap::new(),
             reader: None,
+            staged: None,
+            finished: Vec::new(),
         }
     }
 
     /// Lists what is there, opens none, and ends what a kill interrupted.
     pub fn list(&mut self) -> io::Result<()> {
         self.close();
-        rebuild::finish(&self.folder)?;
+        self.finished.extend(rebuild::finish(&self.folder)?);
+        self.staged = None;
         self.firsts = firsts(&self.folder)?;
         // sled would wipe what follows damage.
         self.ended = !self.firsts.is_empty();
@@ -88,6 +100,11 @@ impl Generations {
         spans(&self.firsts)
     }
 
+    /// Where those begin that a start has put in the place of others.
+    pub fn finished(&self) -> &[u64] {
+        &self.finished
+    }
+
     /// The generation that holds `number`.
     pub fn span_of(&self, number: u64) -> Option<Span> {
         let next = self.firsts.partition_point(|&first| first <= number);
@@ -98,6 +115,7 @@ impl Generations {
     /// The store for chunks from `next` on: the newest generation, or one made
     /// for them.
     pub fn newest(&mut self, next: u64) -> Result<&mut dyn Store, StoreError> {
+        self.replace_staged().map_err(|e| StoreError::io(&self.folder, e))?;
         let first = self.firsts.last().copied().filter(|_| !self.ended);
         let store = match (first, self.newest.take()) {
             (Some(_), Some(store)) => store,
@@ -121,15 +139,36 @@ impl Generations {
         Ok(self.newest.insert(store).as_mut())
     }
 
-    /// Whether a bad block is an error that may pass, or lost.
-    pub fn set_patience(&mut self, patient: bool) {
-        if self.patient != patient {
-            (self.patient, self.reader) = (patient, None);
+    /// Whether a bad block in the generation that begins at `first` is an error
+    /// that may pass, rather than lost.
+    pub fn is_patient(&self, first: u64) -> bool {
+        self.misreads.get(&first).is_none_or(|times| *times < PATIENCE)
+    }
+
+    /// The medium has failed to give some of the generation that begins at
+    /// `first`.
+    pub fn misread(&mut self, first: u64) {
+        self.reader = None;
+        *self.misreads.entry(first).or_default() += u32::from(self.is_patient(first));
+    }
+
+    /// What it has not given so far of that generation is lost; whether that is
+    /// news.
+    pub fn lose_patience(&mut self, first: u64) -> bool {
+        self.close();
+        self.misreads.insert(first, PATIENCE).is_none_or(|times| times < PATIENCE)
+    }
+
+    /// The medium has given what was asked of that generation.
+    pub fn read_well(&mut self, first: u64) {
+        if self.is_patient(first) {
+            self.misreads.remove(&first);
         }
     }
 
     /// The store that holds `span`, opened for reading if need be.
     pub fn reader(&mut self, span: Span) -> Result<&mut dyn Store, StoreError> {
+        self.replace_staged().map_err(|e| StoreError::io(&self.folder, e))?;
         if self.firsts.last() == Some(&span.first) && !self.ended {
             return self.newest(span.first);
         }
@@ -137,7 +176,7 @@ impl Generations {
             Some((open, store)) if open == span.first => store,
             other => {
                 drop(other);
-                self.opener.read(&self.path(span.first), self.patient)?
+                self.opener.read(&self.path(span.first), self.is_patient(span.first))?
             }
         };
         Ok(self.reader.insert((span.first, store)).1.as_mut())
@@ -164,6 +203,11 @@ impl Generations {
     /// is news.
     pub fn suspect(&mut self, first: u64) -> bool {
         self.suspects.insert(first)
+    }
+
+    /// Whether the generation that begins at `first` has lost something.
+    pub fn is_suspect(&self, first: u64) -> bool {
+        self.suspects.contains(&first)
     }
 
     /// Deletes the generation that begins at `first`; sets it aside if it is
@@ -210,6 +254,7 @@ impl Generations {
         }
         self.firsts.retain(|&other| other != first);
         self.suspects.remove(&first);
+        self.misreads.remove(&first);
         self.bytes.remove(&first);
         Ok(())
     }
@@ -224,21 +269,19 @@ impl Generations {
         self.firsts.last().map_or(0, |&first| disk_bytes(&self.path(first)))
     }
 
-    /// Bytes that all generations take on disk, and how much more those that
-    /// nothing is written to will take once they are opened to be read.
-    pub fn disk_bytes(&mut self) -> (u64, u64) {
+    /// Bytes that the generation that begins at `first` took on disk when they
+    /// were last measured; the newest is not.
+    pub fn bytes_of(&self, first: u64) -> u64 {
+        self.bytes.get(&first).copied().unwrap_or_else(|| disk_bytes(&self.path(first)))
+    }
+
+    /// Bytes that all generations take on disk.
+    pub fn disk_bytes(&mut self) -> u64 {
         let newest_bytes = self.newest_bytes();
-        let Some((_, closed)) = self.firsts.split_last() else { return (0, 0) };
-        let reading = self.reader.as_ref().map(|(first, _)| *first);
-        let (mut total, mut growth) = (newest_bytes, 0);
-        for &first in closed {
-            let known = self.bytes.get(&first).copied().filter(|_| reading != Some(first));
-            let bytes = known.unwrap_or_else(|| disk_bytes(&folder_of(&self.folder, first)));
-            self.bytes.insert(first, bytes);
-            total += bytes;
-            growth += bytes.next_multiple_of(SEGMENT_BYTES) - bytes;
-        }
-        (total, growth)
+        let (_, closed) = self.firsts.split_last().unwrap_or((&0, &[]));
+        let of_folder = |first| disk_bytes(&folder_of(&self.folder, first));
+        let known = |&first| *self.bytes.entry(first).or_insert_with(|| of_folder(first));
+        newest_bytes + closed.iter().map(known).sum::<u64>()
     }
 
     fn path(&self, first: u64) -> PathBuf {

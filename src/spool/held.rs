@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::spool::chunk::Stamp;
+use crate::record::{Gap, GapReason};
+use crate::spool::chunk::{Header, Stamp};
+use crate::spool::gaps::gap_of;
 use crate::spool::lease::Delivered;
 
 /// Where the bytes of a chunk are, beside here.
@@ -38,6 +40,12 @@ pub struct Held {
 }
 
 impl Held {
+    /// The gap that it leaves if the disk loses it and nobody else has it.
+    pub fn gap(&self) -> Option<Gap> {
+        let header = Header::head(&self.frame).ok()?;
+        Some(gap_of(&header, GapReason::Damaged))
+    }
+
     /// How long after its first sample the first one that is not delivered
     /// came in; `None` if all are delivered.
     pub fn later_ms(&self) -> Option<u64> {
@@ -62,12 +70,15 @@ pub struct Index {
     pub due: BTreeSet<(u64, u64)>,
     /// Chunks in RAM only, by their first seq.
     pub seqs: BTreeSet<(u64, u64)>,
-    /// Chunks that may be leased: of this start, and from disk.
-    pub live: BTreeSet<u64>,
+    /// Chunks that may be leased: of this start, by when their oldest sample
+    /// came in, and from disk.
+    pub live: BTreeSet<(u64, u64)>,
     pub backlog: BTreeSet<u64>,
     /// Those of `live` that are durable. What was delivered in part is none:
     /// only here it is known which part.
     pub warm: BTreeSet<u64>,
+    /// Numbers of those that are durable.
+    pub numbers: BTreeSet<u64>,
     /// All that is not delivered, by the wall time of the first sample.
     pub ages: BTreeSet<(i64, u64)>,
     pub fresh_bytes: usize,
@@ -88,7 +99,8 @@ impl Index {
                 self.seqs.insert((held.first_seq, id));
             }
             Place::Committing => {}
-            Place::Disk(_) => {
+            Place::Disk(number) => {
+                self.numbers.insert(number);
                 self.durable = (self.durable.0 + 1, self.durable.1 + bytes as u64);
                 if !held.from_disk {
                     self.warm_bytes += bytes;
@@ -100,7 +112,7 @@ impl Index {
             self.backlog_bytes += bytes;
             self.backlog.insert(id);
         } else if idle {
-            self.live.insert(id);
+            self.live.insert((held.born_ms, id));
             if matches!(held.place, Place::Disk(_)) && held.delivered.seqs().is_empty() {
                 self.warm.insert(id);
             }
@@ -121,7 +133,8 @@ impl Index {
                 self.seqs.remove(&(held.first_seq, id));
             }
             Place::Committing => {}
-            Place::Disk(_) => {
+            Place::Disk(number) => {
+                self.numbers.remove(&number);
                 self.durable = (self.durable.0 - 1, self.durable.1 - bytes as u64);
                 if !held.from_disk {
                     self.warm_bytes -= bytes;
@@ -131,7 +144,7 @@ impl Index {
         if self.backlog.remove(&id) {
             self.backlog_bytes -= bytes;
         }
-        self.live.remove(&id);
+        self.live.remove(&(held.born_ms, id));
         self.warm.remove(&id);
         if !held.gone {
             self.bytes -= bytes;

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use crate::ledger::{self, Book, Ledger, Ranges};
 use crate::record::{Gap, Marker, Run};
 use crate::spool::carve::{Index, files};
-use crate::spool::chunk::Chunk;
+use crate::spool::chunk::{Chunk, Header};
 use crate::spool::claim::check_free;
 use crate::spool::dead::DeadLetters;
 use crate::spool::ends::Ends;
-use crate::spool::gaps::Gaps;
-use crate::spool::generation::{disk_bytes, firsts, folder_of};
+use crate::spool::gaps::{Gaps, thinned};
+use crate::spool::generation::{disk_bytes, folders};
 use crate::spool::{Error, Settings};
 
 /// Frames read at once.
@@ -37,6 +37,13 @@ pub enum InspectError {
     Absent(PathBuf),
     #[error("there is no folder {0}: name a copy of a spool's folder")]
     NoFolder(PathBuf),
+}
+
+impl InspectError {
+    /// Whether the spool is a newer agent's.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Ledger(ledger::Error::Newer { .. }))
+    }
 }
 
 /// What the ledger and the folder say of the spool.
@@ -82,6 +89,7 @@ impl Promise {
 struct Frames {
     index: Index,
     left: Ranges,
+    thinned: Gaps,
 }
 
 impl Frames {
@@ -91,12 +99,19 @@ impl Frames {
             && (bytes < FETCH_BYTES || chunks.is_empty())
         {
             self.left.remove(number);
-            for frame in self.index.read(number) {
+            for frame in self.index.read(number).unwrap_or_default() {
                 bytes += frame.len();
-                chunks.extend(Chunk::decode(&frame));
+                let Ok(chunk) = Chunk::decode(&frame) else { continue };
+                let gap = Header::head(&frame).ok().and_then(|header| thinned(&header));
+                gap.iter().for_each(|gap| self.thinned.add(gap));
+                chunks.push(chunk);
             }
         }
         chunks
+    }
+
+    fn thinned(&self) -> Vec<Marker> {
+        self.thinned.iter().map(Marker::Gap).collect()
     }
 }
 
@@ -107,13 +122,16 @@ pub trait Source {
 
     /// The offset (ms) of a chunk's boot, if it ever saw the right time.
     fn offset_ms(&self, chunk: &Chunk) -> Option<i64>;
+
+    /// What thinning took from the chunks that were read so far.
+    fn thinned(&self) -> Vec<Marker>;
 }
 
 /// A spool looked at by hand.
 pub struct Inspection {
     folder: PathBuf,
     promise: Promise,
-    firsts: VecDeque<u64>,
+    folders: VecDeque<PathBuf>,
     frames: Frames,
 }
 
@@ -125,9 +143,9 @@ impl Inspection {
         }
         check_free(&folder)?;
         let promise = Promise::of(Ledger::peek(&folder)?);
-        let firsts =
-            firsts(&folder).map_err(|source| InspectError::Io { path: folder.clone(), source })?;
-        Ok(Self { folder, promise, firsts: firsts.into(), frames: Frames::default() })
+        let folders =
+            folders(&folder).map_err(|source| InspectError::Io { path: folder.clone(), source })?;
+        Ok(Self { folder, promise, folders: folders.into(), frames: Frames::default() })
     }
 
     pub fn holding(&self) -> Holding {
@@ -153,21 +171,24 @@ impl Source for Inspection {
         self.promise.offset_ms(chunk)
     }
 
+    fn thinned(&self) -> Vec<Marker> {
+        self.frames.thinned()
+    }
+
     fn chunks(&mut self) -> Vec<Chunk> {
         loop {
             let chunks = self.frames.next();
             if !chunks.is_empty() {
                 return chunks;
             }
-            let Some(first) = self.firsts.pop_front() else { return chunks };
+            let Some(folder) = self.folders.pop_front() else { return chunks };
             let (mut index, promise) = (Index::default(), &self.promise);
-            let folder = folder_of(&self.folder, first);
             let added = index.add_all(&folder, false, |header| promise.holds(header.number));
             if let Err(error) = added {
                 let folder = folder.display();
                 tracing::error!(%error, %folder, "a part of the spool cannot be read");
             }
-            self.frames = Frames { left: index.numbers(), index };
+            (self.frames.left, self.frames.index) = (index.numbers(), index);
         }
     }
 }
@@ -260,6 +281,10 @@ impl Source for Salvage {
 
     fn offset_ms(&self, chunk: &Chunk) -> Option<i64> {
         self.promise.offset_ms(chunk)
+    }
+
+    fn thinned(&self) -> Vec<Marker> {
+        self.frames.thinned()
     }
 }
 

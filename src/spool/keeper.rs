@@ -11,6 +11,8 @@ mod book;
 mod fetch;
 mod room;
 mod salvage;
+mod thin;
+mod unread;
 mod vanished;
 
 pub use fetch::{Fetched, Found};
@@ -20,13 +22,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::ledger::{Ledger, Ranges};
-use crate::record::{Gap, GapReason, RunEnd};
-use crate::spool::carve::is_bad;
+use crate::record::{Gap, GapReason, Run, RunEnd};
 use crate::spool::chunk::{Header, renumbered};
 use crate::spool::ends::Ends;
 use crate::spool::gaps::{Gaps, News, gap_of};
 use crate::spool::generation::{Generations, Span, other_bytes};
 use crate::spool::keeper::room::Room;
+use crate::spool::keeper::thin::Thinning;
+use crate::spool::keeper::unread::{Rest, Unread, is_medium};
 use crate::spool::policy::Bounds;
 use crate::spool::store::{Opener, StoreError};
 
@@ -43,6 +46,8 @@ pub struct Commit {
     pub frames: Vec<Arc<[u8]>>,
     /// Numbers of chunks that were delivered, and their bytes.
     pub acked: (Ranges, u64),
+    /// Those of chunks on disk that memory has too.
+    pub busy: Ranges,
     pub news: News,
     /// What the next start is to say of this run once this is durable, unless
     /// this run says it itself.
@@ -64,6 +69,9 @@ pub struct Holding {
     pub free_bytes: u64,
     /// Samples evicted since the start.
     pub evicted_samples: u64,
+    /// Samples that thinning took from the disk since the start; memory may
+    /// still have had a few of them.
+    pub thinned_samples: u64,
     /// Chunks that the ledger promised and the disk no longer had, since the
     /// start.
     pub lost_chunks: u64,
@@ -71,7 +79,7 @@ pub struct Holding {
     pub untold_chunks: u64,
     /// Chunks that could be read beside them, in damaged generations.
     pub salvaged_chunks: u64,
-    /// Why the oldest samples go, if they do.
+    /// Why the oldest samples go, or lose resolution, if they do.
     pub full: Option<&'static str>,
 }
 
@@ -81,11 +89,27 @@ pub struct Report {
     pub holding: Holding,
     pub gaps: Vec<Gap>,
     pub ends: Vec<RunEnd>,
-    /// Chunks that were evicted, and the gap that each leaves unless it is in
-    /// RAM.
-    pub evicted: Vec<(u64, Gap)>,
+    /// Chunks that were evicted, the gap that each leaves unless it is in RAM,
+    /// and how many samples it had.
+    pub evicted: Vec<(u64, Gap, u64)>,
     /// Chunks that are on disk no longer, and their bytes.
     pub gone: (Ranges, u64),
+    /// Chunks on disk that thinning has made of others.
+    pub made: Ranges,
+}
+
+impl Report {
+    /// Chunks are `gone`, and others are `made`: what came last holds.
+    fn moved(&mut self, gone: &Ranges, made: &Ranges) {
+        for (first, last) in gone.iter() {
+            self.made.remove_range(first, last);
+            self.gone.0.insert_range(first, last);
+        }
+        for (first, last) in made.iter() {
+            self.gone.0.remove_range(first, last);
+            self.made.insert_range(first, last);
+        }
+    }
 }
 
 /// See the module.
@@ -109,19 +133,22 @@ pub struct Keeper {
     gaps_changed: bool,
     run_end: Option<RunEnd>,
     room: Room,
+    thinning: Thinning,
     /// The newest generation is of an earlier start.
     may_join: bool,
     report: Report,
-    /// Fetches in a row that the disk could not answer.
-    misreads: u32,
+    unread: Unread,
     cannot_delete: bool,
-    /// Of a folder that was begun anew.
+    /// Of a folder that was begun anew, or claimed late.
     lock: Option<File>,
+    /// This start's run, where the folder is yet to be claimed.
+    late: Option<Run>,
 }
 
 impl Keeper {
     pub fn new(folder: PathBuf, bounds: Bounds, ledger: Ledger, opener: Box<dyn Opener>) -> Self {
         Self {
+            late: None,
             generations: Generations::new(&folder, opener),
             folder,
             bounds,
@@ -136,17 +163,20 @@ impl Keeper {
             gaps_changed: false,
             run_end: None,
             room: Room::default(),
+            thinning: Thinning::default(),
             may_join: false,
             report: Report::default(),
-            misreads: 0,
+            unread: Unread::default(),
             cannot_delete: false,
             lock: None,
         }
     }
 
-    /// Takes stock. What cannot be opened now and may be later is an error,
-    /// unless patience has run out.
+    /// Takes stock. What a bad medium does not give now is put off; whatever
+    /// else cannot be opened and may be later is an error. A ledger that cannot
+    /// be read is one, too, as long as this is `patient`.
     pub fn open(&mut self, patient: bool) -> Result<(), StoreError> {
+        self.claim_late(patient)?;
         let book = self.ledger.book();
         self.outstanding = book.outstanding.clone();
         self.surplus = self.outstanding.count().saturating_sub(book.outstanding_chunks);
@@ -156,9 +186,11 @@ impl Keeper {
         let (gaps, ends) = (self.gaps.iter().collect(), self.ends.iter().cloned().collect());
         self.report = Report { gaps, ends, ..Report::default() };
         self.next = book.next_chunk;
-        self.may_join = true;
         self.generations.list().map_err(|e| StoreError::io(&self.folder, e))?;
-        self.generations.set_patience(patient);
+        match self.adopt_thinned() {
+            Err(error) if !given_up(&error, patient) => return Err(error),
+            _ => self.may_join = !self.newest_is_thinned(),
+        }
         // Without a ledger this is 0, and everything counts as not delivered.
         let from = if self.is_foreign() { 0 } else { self.next };
         for span in self.generations.spans() {
@@ -166,12 +198,13 @@ impl Keeper {
                 continue;
             }
             self.next = self.next.max(span.first);
-            match self.adopt(span, from.max(span.first), from == 0) {
-                Err(error) if given_up(&error, patient) => self.set_aside(span, &error),
+            let mut rest = Rest { from: from.max(span.first), holes: from == 0 };
+            match self.adopt(span, &mut rest) {
+                Err(error) if is_medium(&error) => self.put_off(span, rest, &error),
+                Err(error @ StoreError::Damaged { .. }) => self.set_aside(span, &error),
                 result => result?,
             }
         }
-        self.generations.set_patience(true);
         if self.outstanding.is_empty() {
             // Only the boot that runs may still have use for its offset. Later
             // the drain may hold what is not outstanding, and hand it back.
@@ -179,38 +212,14 @@ impl Keeper {
         }
         // Nobody has asked for any yet.
         self.report.gone = <(Ranges, u64)>::default();
+        self.report.made = Ranges::default();
         self.measure();
-        Ok(())
-    }
-
-    /// Takes in what became durable after the ledger's last edition. With
-    /// `holes` so are the chunks between those that are there.
-    fn adopt(&mut self, span: Span, mut from: u64, holes: bool) -> Result<(), StoreError> {
-        let Some(last) = self.generations.reader(span)?.last()? else { return Ok(()) };
-        self.next = self.next.max(last + 1);
-        while from <= last {
-            let found = self.generations.reader(span)?.scan(from, last, SCAN_BYTES)?;
-            if found.is_empty() {
-                break;
-            }
-            for (number, frame) in &found {
-                if !self.outstanding.contains(*number) {
-                    let hole = holes && number - from < MAX_HOLE;
-                    self.outstanding.insert_range(if hole { from } else { *number }, *number);
-                    self.bytes += frame.len() as u64;
-                    self.note(*number, frame);
-                }
-                from = number + 1;
-            }
-        }
         Ok(())
     }
 
     /// The bytes on disk, once they may have changed.
     fn measure(&mut self) {
-        let (bytes, growth) = self.generations.disk_bytes();
-        self.report.holding.disk_bytes = bytes + other_bytes(&self.folder);
-        self.room.promised = growth;
+        self.report.holding.disk_bytes = self.generations.disk_bytes() + other_bytes(&self.folder);
         self.report.holding.free_bytes = self.free_bytes();
     }
 
@@ -237,6 +246,7 @@ impl Keeper {
     /// first of its frames. What it says beside the frames holds even if it
     /// fails, and is durable with the next one that does not.
     pub fn commit(&mut self, commit: Commit) -> Result<u64, StoreError> {
+        self.thinning.busy = commit.busy;
         let (acked, acked_bytes) = commit.acked;
         for (first, last) in acked.iter() {
             self.outstanding.remove_range(first, last);
@@ -281,6 +291,7 @@ impl Keeper {
                 store.put(number, &frame)?;
             }
             store.flush()?;
+            self.accepted();
             self.outstanding.insert_range(first, first + frames.len() as u64 - 1);
             self.bytes += bytes;
             frames.iter().zip(first..).for_each(|(frame, number)| self.note(number, frame));
@@ -348,6 +359,9 @@ impl Keeper {
     }
 
     fn delete(&mut self, span: Span) {
+        if self.unread.has(span.first) {
+            return;
+        }
         let result = self.generations.finish(span.first);
         if let (Err(error), false) = (&result, self.cannot_delete) {
             tracing::warn!(%error, "a finished part of the spool cannot be deleted");
@@ -364,7 +378,7 @@ impl Keeper {
         let bytes = gone.count() * mean_bytes;
         self.outstanding.remove_range(first, last);
         self.bytes = self.bytes.saturating_sub(bytes);
-        gone.iter().for_each(|(first, last)| self.report.gone.0.insert_range(first, last));
+        self.report.moved(&gone, &Ranges::default());
         self.report.gone.1 += bytes;
         gone.count()
     }
@@ -389,6 +403,7 @@ impl Keeper {
     fn set_aside(&mut self, span: Span, error: &StoreError) {
         let lost = self.outstanding.within(span.first, span.last);
         self.give_up(Some(span), &lost);
+        self.unread.forget(span.first);
         let kept = self.generations.set_aside(span.first);
         let kept = kept.map_or_else(|e| e.to_string(), |path| path.display().to_string());
         tracing::error!(%error, chunks = lost.count(), kept, "a part of the spool cannot be read and is set aside");
@@ -409,9 +424,5 @@ impl Keeper {
 /// Whether what gave `error` is lost, rather than out of reach: a bad medium
 /// counts as that once patience has run out.
 fn given_up(error: &StoreError, patient: bool) -> bool {
-    match error {
-        StoreError::Full(_) => false,
-        StoreError::Io { source, .. } => !patient && is_bad(source),
-        StoreError::Damaged { .. } => true,
-    }
+    matches!(error, StoreError::Damaged { .. }) || !patient && is_medium(error)
 }

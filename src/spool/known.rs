@@ -148,7 +148,7 @@ impl Pieces {
 
 fn gap(device: &str, run: Run, simulated: bool, first_seq: u64, last_seq: u64) -> Gap {
     let (device, reason) = (device.to_owned(), GapReason::Damaged);
-    Gap { device, run, first_seq, last_seq, kept: 0, reason, simulated }
+    Gap { device, run, first_seq, last_seq, kept: 0, reason, simulated, stride_log2: 0 }
 }
 
 #[cfg(test)]

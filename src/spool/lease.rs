@@ -4,6 +4,8 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ledger::Ranges;
+use crate::spool::Spool;
+use crate::spool::chunk::Chunk;
 
 /// The seqs of one chunk that were delivered, whoever holds its lease.
 #[derive(Debug, Clone, Default)]
@@ -46,5 +48,28 @@ impl Drop for Shared {
         // The spool is gone only when the agent ends; what was not
         // acknowledged by then is on disk.
         let _ = self.returns.send(self.chunk);
+    }
+}
+
+impl Spool {
+    /// The next chunk to deliver: the oldest of the fresh ones, then the
+    /// oldest of the backlog, or with `oldest_first` the other way round.
+    /// `None` where nothing is at hand; see [`Spool::more_to_come`].
+    pub fn lease(&mut self, oldest_first: bool) -> Option<(Chunk, Lease)> {
+        self.settle();
+        let coming = self.more_to_come() && self.trouble().is_none();
+        self.ram.lease(oldest_first, coming)
+    }
+
+    /// The same of samples that came in at boot time `since_ms` or later.
+    pub fn lease_since(&mut self, since_ms: u64) -> Option<(Chunk, Lease)> {
+        self.settle();
+        self.ram.lease_since(since_ms)
+    }
+
+    /// Whether anything older waits to be leased, here or on disk.
+    pub fn any_before(&mut self, since_ms: u64) -> bool {
+        self.settle();
+        self.ram.any_before(since_ms) || self.more_to_come()
     }
 }

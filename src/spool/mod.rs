@@ -11,7 +11,7 @@
 //! Promises: at most `max_loss`, one sample interval and one commit are lost
 //! by a kill or a power cut, nothing by a clean stop; what was delivered is
 //! delivered again only after one of those; everything under the folder stays
-//! within its bounds, and what they evict is declared as a [`Marker`]; memory
+//! within its bounds, and what they evict, or thin, is declared as a [`Marker`]; memory
 //! does not grow with the backlog. A disk that takes nothing, or hangs, leaves
 //! the half in RAM working: it samples on, delivers, and declares what its
 //! bounded ring must drop. What the disk has lost is counted and said, and
@@ -26,6 +26,7 @@ mod dead;
 #[cfg(test)]
 pub mod driven;
 mod ends;
+mod fetching;
 mod gaps;
 mod gather;
 mod generation;
@@ -57,8 +58,9 @@ use std::time::Duration;
 use crate::clock::{BootId, Moment};
 use crate::ledger::Ranges;
 use crate::record::{EndReason, GapReason, Marker, Run, Sample, dated};
-use crate::spool::chunk::{Chunk, Header, Stamp};
+use crate::spool::chunk::{Header, Stamp};
 use crate::spool::dead::DeadLetters;
+use crate::spool::fetching::Fetching;
 use crate::spool::gaps::{Declarations, gap_of};
 use crate::spool::keeper::{Commit, Keeper};
 use crate::spool::policy::Bounds;
@@ -91,14 +93,11 @@ pub enum KeepFree {
 /// What goes when the spool is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
+    /// Half the resolution of the oldest history, again and again.
+    Thin,
+    /// The oldest samples.
     DropOldest,
 }
-
-/// Backlog frames asked of the disk at once.
-const FETCH_BYTES: usize = 256 * 1024;
-
-/// The same in chunks, where they are tiny.
-const FETCH_CHUNKS: u64 = 4096;
 
 /// How long acknowledgements wait for a commit to ride on.
 const MARKS_WAIT_MS: u64 = 10_000;
@@ -142,9 +141,7 @@ pub struct Spool {
     /// Boot time (ms) from which on something beside frames waits to be
     /// committed.
     marks_since_ms: Option<u64>,
-    /// What the fetch that is under way was asked for.
-    fetching: Option<Ranges>,
-    fetch_backoff: Backoff,
+    fetching: Fetching,
     offsets: BTreeMap<BootId, i64>,
     new_offsets: Vec<(String, i64)>,
     declarations: Declarations,
@@ -182,10 +179,15 @@ impl Spool {
 
     /// A spool and its owner, which is yet to run.
     fn with_owner(claim: Claim, boot: BootId, opener: Box<dyn Opener>) -> (Self, Owner) {
-        let Claim { folder, bounds, max_loss, ledger, .. } = claim;
+        let run = claim.run();
+        let Claim { folder, bounds, max_loss, ledger, late, .. } = claim;
         let dead = DeadLetters::new(&folder);
         let commit_bytes = bounds.commit_bytes;
-        let (line, owner) = thread::line(Keeper::new(folder, bounds, ledger, opener), dead);
+        let mut keeper = Keeper::new(folder, bounds, ledger, opener);
+        if late {
+            keeper.claims_late(run);
+        }
+        let (line, owner) = thread::line(keeper, dead);
         let spool = Self {
             max_loss_ms: u64::try_from(max_loss.as_millis()).unwrap_or(u64::MAX),
             commit_bytes,
@@ -200,8 +202,7 @@ impl Spool {
             committing: None,
             commit_backoff: Backoff::default(),
             marks_since_ms: None,
-            fetching: None,
-            fetch_backoff: Backoff::default(),
+            fetching: Fetching::default(),
             offsets: BTreeMap::new(),
             new_offsets: Vec::new(),
             declarations: Declarations::default(),
@@ -307,6 +308,7 @@ impl Spool {
     /// Takes in what leases became, and keeps RAM within its bounds.
     fn settle(&mut self) {
         self.ram.settle();
+        self.tell_thinned();
         let trimmed = self.ram.trim();
         for (number, bytes, stamp) in trimmed.cooled {
             if self.disk_only.is_empty() {
@@ -344,45 +346,19 @@ impl Spool {
             return false;
         }
         let acked = if with_acked { self.ram.take_acked() } else { Default::default() };
+        let busy = self.ram.busy();
         let news = self.declarations.take_news();
         let run_end = if self.ended { None } else { self.run_end(EndReason::Crash) };
         let offsets = std::mem::take(&mut self.new_offsets);
         self.committing = Some((ids, self.now_ms));
-        self.send(Command::Commit(Commit { frames, acked, news, run_end, offsets }));
+        let commit = Commit { frames, acked, busy, news, run_end, offsets };
+        self.send(Command::Commit(Box::new(commit)));
         true
     }
 
     fn send(&mut self, command: Command) {
         // A thread that has ended says so through its replies.
         let _ = self.line.commands.send(command);
-    }
-
-    /// The next chunk to deliver: the oldest of the fresh ones, then the
-    /// oldest of the backlog, or with `oldest_first` the other way round.
-    /// `None` where nothing is at hand; see [`Spool::more_to_come`].
-    pub fn lease(&mut self, oldest_first: bool) -> Option<(Chunk, Lease)> {
-        self.settle();
-        let coming = self.more_to_come() && self.trouble().is_none();
-        self.ram.lease(oldest_first, coming)
-    }
-
-    /// Asks the disk for more of the backlog if little is at hand.
-    pub fn prefetch(&mut self) {
-        self.settle();
-        let enough = self.ram.backlog_bytes() > FETCH_BYTES / 2;
-        let waiting = self.now_ms < self.fetch_backoff.until_ms;
-        if self.fetching.is_some() || !self.opened || enough || waiting || self.disk_only.is_empty()
-        {
-            return;
-        }
-        let wanted = self.disk_only.lowest(FETCH_CHUNKS);
-        self.fetching = Some(wanted.clone());
-        self.send(Command::Fetch { wanted, max_bytes: FETCH_BYTES });
-    }
-
-    /// Whether a fetch is under way or due.
-    pub fn more_to_come(&self) -> bool {
-        !self.opened || self.fetching.is_some() || !self.disk_only.is_empty()
     }
 
     /// Sets a refused record aside; the entry of that seq is acknowledged once

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::spool::store::SEGMENT_BYTES;
-use crate::spool::{KeepFree, Settings};
+use crate::spool::{KeepFree, Settings, WhenFull};
 
 /// A generation's size at most: what one piece of damage can touch, and what
 /// is given back at once. A smaller one wastes more of its file (measured: 16
@@ -32,6 +32,7 @@ const RESERVED_BYTES: u64 = 1024 * 1024;
 pub struct Bounds {
     pub max_bytes: u64,
     pub keep_free: KeepFree,
+    pub when_full: WhenFull,
     /// From this size on a generation takes nothing more.
     pub generation_bytes: u64,
     /// Frames of one commit at most.
@@ -45,6 +46,7 @@ impl Bounds {
         Self {
             max_bytes: settings.max_bytes,
             keep_free: settings.keep_free,
+            when_full: settings.when_full,
             generation_bytes,
             commit_bytes: (generation_bytes / 2).min(MAX_COMMIT_BYTES) as usize,
         }
@@ -53,6 +55,20 @@ impl Bounds {
     /// What generations, ledger and the rest may take together.
     pub fn usable_bytes(&self) -> u64 {
         self.max_bytes.saturating_sub(RESERVED_BYTES)
+    }
+
+    /// Bytes on disk of a database that thinning makes, at most: it lies beside
+    /// those that it replaces until it is whole.
+    pub fn thinned_bytes(&self) -> u64 {
+        self.generation_bytes * 5 / 4
+    }
+
+    /// What is left free, so that there is room to thin in.
+    pub fn reserve_bytes(&self) -> u64 {
+        match self.when_full {
+            WhenFull::Thin => Self::growth(self.thinned_bytes() / 2),
+            WhenFull::DropOldest => 0,
+        }
     }
 
     /// Bytes that putting `bytes` may take: a new segment, and twice the bytes

@@ -4,18 +4,21 @@
 //! Nothing scans: with 10,000 devices and 100,000 samples a second every
 //! question is answered from an [`Index`].
 
+mod ends;
+mod leases;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::clock::BootId;
 use crate::ledger::Ranges;
-use crate::record::Sample;
-use crate::spool::chunk::{Chunk, Entry, MAX_FRAME_BYTES, Stamp};
+use crate::record::{Gap, Sample};
+use crate::spool::chunk::{Chunk, MAX_FRAME_BYTES, Stamp};
 use crate::spool::gather::{Gathering, Open};
 use crate::spool::held::{Held, Index, Place};
 use crate::spool::keeper::Found;
-use crate::spool::lease::{Delivered, Lease};
+use crate::spool::lease::Delivered;
 
 /// Frames kept while the disk does not take them; the oldest beyond go and
 /// are declared.
@@ -45,6 +48,8 @@ pub struct Ram {
     acked: Ranges,
     acked_bytes: u64,
     delivered: u64,
+    /// Of thinned chunks that were delivered.
+    thinned: Vec<Gap>,
 }
 
 impl Ram {
@@ -59,6 +64,7 @@ impl Ram {
             acked: Ranges::default(),
             acked_bytes: 0,
             delivered: 0,
+            thinned: Vec::new(),
         }
     }
 
@@ -230,24 +236,6 @@ impl Ram {
         }
     }
 
-    /// The next chunk to deliver, without what was delivered of it: the
-    /// oldest of this start, then the oldest from disk, or with
-    /// `oldest_first` the other way round, unless more from disk is `coming`.
-    pub fn lease(&mut self, oldest_first: bool, coming: bool) -> Option<(Chunk, Lease)> {
-        let (live, backlog) =
-            (self.index.live.first().copied(), self.index.backlog.first().copied());
-        let id = match oldest_first {
-            true => backlog.or(live.filter(|_| !coming)),
-            false => live.or(backlog),
-        }?;
-        let held = self.held.get(&id)?;
-        let mut chunk = Chunk::decode(&held.frame).ok()?;
-        let delivered = held.delivered.clone();
-        chunk.entries.retain(|entry| !delivered.seqs().contains(entry.seq));
-        self.change(id, |held| held.leased = true);
-        Some((chunk, Lease::new(id, delivered, self.returns.0.clone())))
-    }
-
     /// Takes in which leases have ended, and what was delivered under those
     /// that have not.
     pub fn settle(&mut self) {
@@ -263,25 +251,6 @@ impl Ram {
             && oldest_ms > due_ms
         {
             self.change(id, |held| held.due_ms = oldest_ms);
-        }
-    }
-
-    /// All of chunk `id` was delivered.
-    fn let_go(&mut self, id: u64) {
-        let Some(mut held) = self.take(id) else { return };
-        if !held.gone {
-            self.delivered += held.entries as u64;
-        }
-        match held.place {
-            Place::Ram => {}
-            Place::Committing => {
-                held.gone = true;
-                self.insert(id, held);
-            }
-            Place::Disk(number) => {
-                self.acked.insert(number);
-                self.acked_bytes += held.frame.len() as u64;
-            }
         }
     }
 
@@ -314,16 +283,17 @@ impl Ram {
     }
 
     /// The disk no longer has the chunks of these numbers: those that are here
-    /// are to be made durable once more. Returns how many.
-    pub fn rescue(&mut self, gone: &Ranges) -> u64 {
+    /// are to be made durable once more. Returns the gaps that they would have
+    /// left.
+    pub fn rescue(&mut self, gone: &Ranges) -> Vec<Gap> {
         let on_disk = |held: &Held| matches!(held.place, Place::Disk(n) if gone.contains(n));
         if gone.is_empty() {
-            return 0;
+            return Vec::new();
         }
         let ids: Vec<u64> =
             self.held.iter().filter(|(_, held)| on_disk(held)).map(|(&id, _)| id).collect();
         ids.iter().for_each(|&id| self.change(id, |held| held.place = Place::Ram));
-        ids.len() as u64
+        ids.iter().filter_map(|id| self.held.get(id)?.gap()).collect()
     }
 
     /// Keeps RAM within its bounds.
@@ -353,36 +323,18 @@ impl Ram {
         trimmed
     }
 
-    /// Makes chunks of what is left of those that were delivered in part, so
-    /// that nothing is delivered twice after a clean stop.
-    pub fn rewrite_parts(&mut self) {
-        let in_part = |held: &Held| {
-            !held.leased && held.place != Place::Committing && !held.delivered.seqs().is_empty()
-        };
-        let ids: Vec<u64> =
-            self.held.iter().filter(|(_, held)| in_part(held)).map(|(&id, _)| id).collect();
-        for id in ids {
-            let Some(held) = self.held.get(&id) else { continue };
-            let Ok(chunk) = Chunk::decode(&held.frame) else { continue };
-            let (delivered, born_ms) = (held.delivered.clone(), held.born_ms);
-            let rest = chunk.entries.iter().filter(|e| !delivered.seqs().contains(e.seq)).cloned();
-            let mut rest = rest.collect::<Vec<_>>();
-            self.let_go(id);
-            while let Some(first_seq) = rest.first().map(|entry| entry.seq) {
-                let follow = rest.iter().zip(first_seq..).take_while(|(e, seq)| e.seq == *seq);
-                let entries: Vec<Entry> = rest.drain(..follow.count()).collect();
-                self.delivered -= entries.len() as u64;
-                let last_seq = entries.last().map_or(first_seq, |entry| entry.seq);
-                let (device, part) = (Arc::clone(&chunk.device), Vec::new());
-                self.hold(Chunk { first_seq, last_seq, entries, device, ..chunk }, born_ms, part);
-            }
-        }
-    }
-
     /// Takes the numbers of durable chunks that were delivered, and their
     /// bytes.
     pub fn take_acked(&mut self) -> (Ranges, u64) {
         (std::mem::take(&mut self.acked), std::mem::take(&mut self.acked_bytes))
+    }
+
+    /// Numbers of chunks on disk that are here too, or were until they were
+    /// delivered, which the disk does not know yet.
+    pub fn busy(&self) -> Ranges {
+        let mut busy = self.acked.clone();
+        self.index.numbers.iter().for_each(|&number| busy.insert(number));
+        busy
     }
 
     pub fn any_acked(&self) -> bool {

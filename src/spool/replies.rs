@@ -3,7 +3,7 @@
 use crate::clock::{BootId, Moment};
 use crate::record::{EndReason, RunEnd};
 use crate::spool::Spool;
-use crate::spool::keeper::{Fetched, Report};
+use crate::spool::keeper::Report;
 use crate::spool::thread::{Command, Reply};
 use crate::spool::trouble::Backoff;
 
@@ -21,7 +21,7 @@ impl Spool {
     /// Whether the owner thread owes an answer, and how many it has given. Its
     /// opening is none that it owes: that takes as long as there is to read.
     pub fn errand(&self) -> (bool, u64) {
-        (self.committing.is_some() || self.fetching.is_some(), self.answers)
+        (self.committing.is_some() || self.fetching.is_under_way(), self.answers)
     }
 
     /// Takes the thread's answer in.
@@ -42,6 +42,11 @@ impl Spool {
                 self.prefetch();
             }
             Reply::OpenFailed(why) => self.writing.is(Some(why)),
+            Reply::Found { chunks, bytes, report } => {
+                chunks.iter().for_each(|(first, last)| self.disk_only.insert_range(first, last));
+                self.disk_only_bytes += bytes;
+                self.take_report(report);
+            }
             Reply::Committed(result, report) => self.committed(result, report),
             Reply::Fetched(fetched, report) => self.fetched(fetched, report),
             Reply::Closed(result) => self.writing.is(result.err()),
@@ -68,46 +73,37 @@ impl Spool {
         self.take_report(report);
     }
 
-    fn fetched(&mut self, fetched: Fetched, report: Report) {
-        let wanted = self.fetching.take().unwrap_or_default();
-        if let Some(settled) = fetched.settled {
-            for (first, last) in wanted.iter().take_while(|(first, _)| *first <= settled) {
-                self.disk_only.remove_range(first, last.min(settled));
-            }
-        }
-        self.disk_oldest = fetched.found.last().map(|found| found.stamp).or(self.disk_oldest);
-        for found in fetched.found {
-            self.disk_only_bytes = self.disk_only_bytes.saturating_sub(found.frame.len() as u64);
-            self.ram.hold_found(found);
-        }
-        match &fetched.error {
-            Some(_) => self.fetch_backoff.failed(self.now_ms),
-            None => self.fetch_backoff = Backoff::default(),
-        }
-        self.reading.is(fetched.error.map(|error| error.to_string()));
-        self.take_report(report);
-    }
-
-    fn take_report(&mut self, report: Report) {
+    pub(super) fn take_report(&mut self, report: Report) {
         self.stats.holding = report.holding;
         report.gaps.iter().for_each(|gap| self.declarations.learn(gap));
         report.ends.into_iter().for_each(|end| self.declarations.learn_end(end));
-        let numbers: Vec<u64> = report.evicted.iter().map(|(number, _)| *number).collect();
-        for ((_, gap), lost) in report.evicted.into_iter().zip(self.ram.evicted(&numbers)) {
+        let numbers: Vec<u64> = report.evicted.iter().map(|(number, ..)| *number).collect();
+        for ((_, gap, samples), lost) in report.evicted.into_iter().zip(self.ram.evicted(&numbers))
+        {
             if lost {
                 self.declarations.learn(&gap);
             } else {
-                self.saved_samples += gap.last_seq - gap.first_seq + 1;
+                self.saved_samples += samples;
                 self.declarations.retract(gap);
             }
         }
         let (gone, bytes) = report.gone;
-        self.saved_chunks += self.ram.rescue(&gone);
+        let rescued = self.ram.rescue(&gone);
+        self.saved_chunks += rescued.len() as u64;
+        // What was inferred to have been in them is not lost.
+        rescued.into_iter().for_each(|gap| self.declarations.unlearn(gap));
         gone.iter().for_each(|(first, last)| self.disk_only.remove_range(first, last));
+        report.made.iter().for_each(|(first, last)| self.disk_only.insert_range(first, last));
         self.disk_only_bytes = self.disk_only_bytes.saturating_sub(bytes);
         if self.disk_only.is_empty() {
             (self.disk_only_bytes, self.disk_oldest) = (0, None);
         }
+    }
+
+    /// Declares what thinning took of chunks that have arrived: with their
+    /// acknowledgement at the latest.
+    pub(super) fn tell_thinned(&mut self) {
+        self.ram.take_thinned().iter().for_each(|gap| self.declarations.declare(gap));
     }
 
     /// Ends the run if no sample of it is in RAM alone: whatever becomes of the

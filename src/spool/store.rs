@@ -127,9 +127,6 @@ fn make(folder: &Path) -> Result<(), StoreError> {
     }
     fs::create_dir(&making).map_err(io)?;
     let made = (|| {
-        // The second open writes a snapshot: with it, damage to the records
-        // costs records and not the database.
-        drop(SledStore::open(&making)?);
         drop(SledStore::open(&making)?);
         sync_all(&making).map_err(io)?;
         fs::rename(&making, folder).map_err(io)?;

@@ -7,6 +7,7 @@ mod ends;
 mod faults;
 mod memory;
 mod model;
+mod thin;
 mod upkeep;
 
 use std::collections::BTreeSet;
@@ -16,7 +17,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::clock::{BootId, Moment};
-use crate::record::{Gap, Marker, Run, Sample};
+use crate::record::{Gap, GapReason, Marker, Run, Sample};
 use crate::spool::store::{Opener, SledOpener, Store, StoreError};
 use crate::spool::{Claim, KeepFree, Lease, Settings, Spool, WhenFull};
 
@@ -101,7 +102,7 @@ impl Rig {
     fn pump(&mut self) {
         let busy = |spool: &Spool| {
             let opening = !spool.opened && spool.writing.why.is_none();
-            opening || spool.committing.is_some() || spool.fetching.is_some()
+            opening || spool.committing.is_some() || spool.fetching.is_under_way()
         };
         while busy(&self.spool) {
             self.hear();
@@ -179,7 +180,7 @@ impl Rig {
 }
 
 fn seqs_of(gap: &Gap) -> std::ops::RangeInclusive<u64> {
-    assert_eq!(gap.kept, 0);
+    assert_eq!(gap.kept > 0, gap.reason == GapReason::Thinned, "{gap:?}");
     gap.first_seq..=gap.last_seq
 }
 

@@ -15,22 +15,15 @@ use crate::ledger::Ranges;
 use crate::spool::dead::DeadLetters;
 use crate::spool::keeper::{Commit, Fetched, Keeper, Report};
 use crate::spool::lease::Lease;
+use crate::spool::trouble::{PATIENCE, wait_ms};
 
 /// sled's recovery recurses little; the default of 2 MiB would only cost
 /// address space and, once touched, memory.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// Opening is tried again after this long, then after twice that, and so on.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(60);
-
-/// Times a bad medium may keep a part of the spool from being opened before
-/// that part is set aside.
-const PATIENCE: u32 = 3;
-
 /// What the spool asks of its thread.
 pub enum Command {
-    Commit(Commit),
+    Commit(Box<Commit>),
     Fetch { wanted: Ranges, max_bytes: usize },
     Bury(Letter),
     Close,
@@ -53,6 +46,12 @@ pub enum Reply {
         report: Report,
     },
     OpenFailed(String),
+    /// These could not be read when it was opened; with their frames' bytes.
+    Found {
+        chunks: Ranges,
+        bytes: u64,
+        report: Report,
+    },
     Committed(Result<u64, String>, Report),
     Fetched(Fetched, Report),
     Closed(Result<(), String>),
@@ -130,21 +129,25 @@ impl Owner {
         }
     }
 
-    /// Opens the spool; if that fails, it is to be tried again after the time
-    /// returned.
+    /// Opens the spool, or what of it could not be read so far; if that fails,
+    /// it is to be tried again after the time returned.
     pub fn open(&mut self) -> Option<Duration> {
-        if let Err(error) = self.keeper.open(self.attempts < PATIENCE) {
-            let wait = (FIRST_RETRY * (1 << self.attempts.min(8))).min(LAST_RETRY);
-            self.attempts += 1;
+        if self.closed.is_none() {
+            let (chunks, bytes) = self.keeper.adopt_rest();
+            let report = self.keeper.report();
+            self.say(Reply::Found { chunks, bytes, report });
+        } else if let Err(error) = self.keeper.open(self.attempts < PATIENCE) {
             let why = self.closed.insert(error.to_string()).clone();
             self.say(Reply::OpenFailed(why));
-            return Some(wait);
+        } else {
+            (self.closed, self.attempts) = (None, 0);
+            let outstanding = self.keeper.outstanding().clone();
+            let (offsets, report) = (self.keeper.offsets(), self.keeper.report());
+            self.say(Reply::Opened { outstanding, offsets, report });
         }
-        self.closed = None;
-        let outstanding = self.keeper.outstanding().clone();
-        let (offsets, report) = (self.keeper.offsets(), self.keeper.report());
-        self.say(Reply::Opened { outstanding, offsets, report });
-        None
+        let wait = Duration::from_millis(wait_ms(self.attempts));
+        self.attempts += 1;
+        (self.closed.is_some() || self.keeper.lacks_some()).then_some(wait)
     }
 
     /// Follows `command`, or says why it cannot; false after the last one.
@@ -152,7 +155,7 @@ impl Owner {
         let reply = match (command, self.closed.clone()) {
             (Command::Commit(_), Some(why)) => Some(Reply::Committed(Err(why), Report::default())),
             (Command::Commit(commit), None) => {
-                let result = self.keeper.commit(commit).map_err(|e| e.to_string());
+                let result = self.keeper.commit(*commit).map_err(|e| e.to_string());
                 Some(Reply::Committed(result, self.keeper.report()))
             }
             (Command::Fetch { .. }, Some(_)) => {

@@ -6,6 +6,11 @@
 const FIRST_RETRY_MS: u64 = 1_000;
 const LAST_RETRY_MS: u64 = 60_000;
 
+/// Tries that a medium which fails to read gets, with such a wait before each
+/// but the first: ten minutes. A cable, a card in a loose slot or a controller
+/// that resets is back by then; after that the rest counts without what fails.
+pub const PATIENCE: u32 = 16;
+
 /// When something that failed may be tried again.
 #[derive(Default)]
 pub struct Backoff {
@@ -16,10 +21,14 @@ pub struct Backoff {
 
 impl Backoff {
     pub fn failed(&mut self, now_ms: u64) {
-        let wait_ms = FIRST_RETRY_MS << self.failures.min(16);
+        self.until_ms = now_ms + wait_ms(self.failures);
         self.failures += 1;
-        self.until_ms = now_ms + wait_ms.min(LAST_RETRY_MS);
     }
+}
+
+/// How long to wait for the next try after `failures` that went before the last.
+pub fn wait_ms(failures: u32) -> u64 {
+    (FIRST_RETRY_MS << failures.min(16)).min(LAST_RETRY_MS)
 }
 
 /// Something that fails for a while: logged when it begins and when it ends.

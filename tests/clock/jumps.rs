@@ -81,7 +81,7 @@ impl Host {
 }
 
 /// As timesyncd leaves it at its first synchronisation.
-fn synchronise(agent: &Agent) {
+pub fn synchronise(agent: &Agent) {
     let folder = format!("/proc/{}/root/run/systemd/timesync", agent.pid());
     fs::create_dir_all(&folder).unwrap();
     fs::write(Path::new(&folder).join("synchronized"), "").unwrap();

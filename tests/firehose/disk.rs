@@ -27,6 +27,7 @@ fn small(rig: &Rig) -> Launch {
         .set("sample.interval", "1s")
         .set("spool.max_bytes", "8MiB")
         .set("spool.keep_free", "1MiB")
+        .set("spool.when_full", "drop-oldest")
 }
 
 /// Samples until the spool has been full for this long; the folder stays

@@ -35,7 +35,7 @@ fn cases() -> Vec<Case> {
         ("empty", Fault::Empty, 3, false),
         ("wrong-count", Fault::WrongCount, 3, true),
     ];
-    // An answer is waited for for 30 s.
+    // An answer is waited for for 10 s.
     if by_tier(false, true, true) {
         cases.push(("hang", Fault::Hang, 1, false));
     }

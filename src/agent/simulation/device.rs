@@ -9,7 +9,7 @@ use tokio::time::{advance, sleep};
 
 use super::disk::{Disk, dead_letters, tear_ledger};
 use super::driver::{Driver, VirtualAlarm, powered};
-use super::plan::{Event, MINUTE, Phase, SECOND, WEEK};
+use super::plan::{CALM, Event, MINUTE, Phase, SECOND, WEEK};
 use super::service::Service;
 use super::world::{PowerCut, moment, now_ms, random, trace, with};
 use super::{NOISE, world};
@@ -59,6 +59,14 @@ impl Sensor for Feeler {
 }
 
 fn config(folder: &Path) -> Config {
+    let mut config = planned(folder);
+    if with(|world| world.plan.relaxes && world.now_ms() >= WEEK - CALM) {
+        (config.send.backlog_rate, config.send.daily_bytes) = (None, None);
+    }
+    config
+}
+
+fn planned(folder: &Path) -> Config {
     with(|world| Config {
         device: record::Settings { id: "sim".into(), labels: [].into() },
         sample: model::Sample {
@@ -113,7 +121,7 @@ enum End {
 /// A run that is drawn by chance would not repeat.
 fn draw_run(folder: &Path) {
     drop(Claim::new(&config(folder).spool).unwrap());
-    let mut ledger = Ledger::open(folder).unwrap();
+    let mut ledger = Ledger::open(folder, false).unwrap();
     ledger.book_mut().run = 1 << 40;
     ledger.commit().unwrap();
 }
@@ -233,5 +241,7 @@ fn look(line: &SimulatedLine, folder: &Path) {
         world.figures.add("most bytes on disk", bytes);
         world.figures.add("most bytes in memory", stats.ram_bytes);
         world.figures.add("looks", 1);
+        let spent = line.drain.stats().spent.is_some();
+        world.figures.add("looks on a day whose bytes are spent", spent.into());
     });
 }

@@ -6,7 +6,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::drain::{self, Limits, Order};
+use crate::drain::{self, Limits, Order, Wire};
+use crate::spool::WhenFull;
 use crate::{clock, spool};
 
 pub const SECOND: u64 = 1000;
@@ -93,6 +94,7 @@ pub struct Plan {
     pub clock: clock::Settings,
     pub max_loss: Duration,
     pub max_bytes: u64,
+    pub when_full: WhenFull,
     pub limits: Limits,
     pub wall: Wall,
     /// The service tells the time.
@@ -107,6 +109,8 @@ pub struct Plan {
     /// The wall clock is off by so much (ms) for a while.
     pub steps: Vec<Phase<i64>>,
     pub events: Vec<(u64, Event)>,
+    /// Starts in the last hours are without the pace and the budget.
+    pub relaxes: bool,
 }
 
 impl Plan {
@@ -116,22 +120,27 @@ impl Plan {
         let body_bytes = if rng.random_ratio(1, 4) { rng.random_range(1500..5000) } else { 0 };
         let wall =
             *[Wall::Kept, Wall::Kept, Wall::Unset, Wall::Unset, Wall::Stopped].choose(rng).unwrap();
+        let wire = Wire { request_bytes: 1000, parcel_bytes: 12, base64: true };
         let mut plan = Self {
             seed: rng.random(),
             interval: secs(rng.random_range(300..900)),
             send: drain::Settings {
                 interval: secs(*[60, 300, 900, 3600].choose(rng).unwrap()),
                 order: *[Order::FreshFirst, Order::OldestFirst].choose(rng).unwrap(),
+                backlog_rate: None,
+                daily_bytes: None,
             },
             clock: clock::Settings { wait: secs(*[0, 60, 600, 86_400].choose(rng).unwrap()) },
             max_loss: secs(*[10, 120, 900, 7200].choose(rng).unwrap()),
             max_bytes: rng.random_range(5..12) * 1024 * 1024,
+            when_full: WhenFull::DropOldest,
             limits: Limits {
                 parcel_samples: rng.random_range(1..200),
                 parcel_bytes: rng.random_range(8_000..200_000),
                 batch_parcels: rng.random_range(1..50),
                 batch_bytes: rng.random_range(8_000..1_000_000),
                 billing_quantum_bytes: *[1, 5120].choose(rng).unwrap(),
+                wire,
             },
             wall,
             tells_time: rng.random(),
@@ -142,11 +151,44 @@ impl Plan {
             breaks: breaks(rng),
             steps: steps(rng),
             events: events(rng),
+            relaxes: false,
         };
         if rng.random_ratio(1, 16) {
             plan.besiege();
         }
+        if rng.random_ratio(1, 3) {
+            plan.meter(rng);
+        }
+        if rng.random() {
+            plan.when_full = WhenFull::Thin;
+        }
         plan
+    }
+
+    /// Holds its backlog back by a pace, a daily budget, or both. Either they
+    /// are wide enough that all is delivered once nothing fails any more, or
+    /// somebody takes them away by then.
+    fn meter(&mut self, rng: &mut StdRng) {
+        let sample_bytes = self.body_bytes as u64 + 500;
+        let week_bytes = WEEK / self.interval.as_millis() as u64 * sample_bytes;
+        let (paced, metered) = *[(true, false), (false, true), (true, true)].choose(rng).unwrap();
+        let wide = rng.random();
+        let rate = if wide { week_bytes / (CALM / 2 / SECOND) } else { week_bytes * SECOND / WEEK };
+        // A third of the day is left in the end; base64 takes a third more; and
+        // each sample may have a request of its own.
+        let sent_bytes = week_bytes * 2 + week_bytes / sample_bytes * 1000;
+        let daily = if wide { sent_bytes * 3 + (1 << 20) } else { sent_bytes / 28 + (1 << 14) };
+        if paced {
+            self.send.backlog_rate = Some(rate * rng.random_range(1..4) + 100);
+        }
+        if metered {
+            self.send.daily_bytes = Some(daily * rng.random_range(1..4));
+        }
+        if !wide {
+            self.relaxes = true;
+            let last = self.events.partition_point(|(at, _)| *at < WEEK - CALM);
+            self.events.insert(last, (WEEK - CALM, Event::Stop));
+        }
     }
 
     /// Has neither a disk nor a network for so long that memory overflows.
@@ -159,13 +201,33 @@ impl Plan {
         self.events.retain(|(at, event)| matches!(event, Event::Look) || !(from..to).contains(at));
     }
 
+    /// Fills its spool many times over while nobody listens, and crashes again
+    /// and again at some access to the disk.
+    pub fn crowd(mut self) -> Self {
+        let rng = &mut StdRng::seed_from_u64(self.seed);
+        (self.interval, self.body_bytes, self.poison) = (secs(180), 4500, 0);
+        (self.max_bytes, self.when_full) = (8 * 1024 * 1024, WhenFull::Thin);
+        self.max_loss = secs(900);
+        (self.send.backlog_rate, self.send.daily_bytes, self.relaxes) = (None, None, false);
+        self.ills = vec![Phase { from: HOUR, to: WEEK - CALM, kind: Ill::Down(10 * MINUTE) }];
+        self.breaks = Vec::new();
+        let crash = |rng: &mut StdRng| {
+            let crash = Event::CrashInAccesses(rng.random_range(0..600));
+            (rng.random_range(0..WEEK - CALM), crash)
+        };
+        self.events = (0..30).map(|_| crash(rng)).collect();
+        self.events.extend((1..28).map(|n| (n * 6 * HOUR, Event::Look)));
+        self.events.sort_by_key(|(at, _)| *at);
+        self
+    }
+
     pub fn spool(&self, path: &std::path::Path) -> spool::Settings {
         spool::Settings {
             path: path.to_owned(),
             max_loss: Some(self.max_loss),
             max_bytes: self.max_bytes,
             keep_free: spool::KeepFree::Bytes(0),
-            when_full: spool::WhenFull::DropOldest,
+            when_full: self.when_full,
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct Service {
 pub type Heard = Option<(i64, u64)>;
 
 fn trouble(kind: TroubleKind) -> Trouble {
-    Trouble { kind, text: "said by the simulation".into() }
+    Trouble::new(kind, "said by the simulation".into())
 }
 
 impl Sink for Service {
@@ -177,7 +177,7 @@ impl World {
                 }
             }
             let verdict = match ill {
-                Some(Ill::Lost) => Verdict::Failed(trouble(TroubleKind::Unreachable)),
+                Some(Ill::Lost) => Verdict::Failed(trouble(TroubleKind::Unanswered)),
                 _ if self.rng.random() => {
                     Verdict::Answered(vec![Outcome::Delivered; rows.len() + 1])
                 }

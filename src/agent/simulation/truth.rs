@@ -66,6 +66,8 @@ struct Marker {
     run: u64,
     first_seq: Option<u64>,
     last_seq: Option<u64>,
+    kept: Option<u64>,
+    reason: String,
 }
 
 impl Row {
@@ -106,10 +108,17 @@ impl World {
         if let Some(marker) = row.marker.as_ref().filter(|marker| marker.kind == "gap") {
             let (first, last) = (marker.first_seq.unwrap(), marker.last_seq.unwrap());
             self.figures.add("gaps declared", 1);
+            let (mut arrived, thinned) = (0, marker.reason == "thinned");
             for key in (first..=last).map(|seq| (marker.run, seq)) {
                 let fate = self.truth.samples.get_mut(&key);
-                fate.unwrap_or_else(|| panic!("{key:?} is declared and never was")).declared = true;
+                let fate = fate.unwrap_or_else(|| panic!("{key:?} is declared and never was"));
+                // What thinning left has arrived, or was refused, by now.
+                let here = thinned && (fate.delivered.is_some() || fate.poison);
+                arrived += u64::from(here);
+                fate.declared |= !here || fate.delivered.is_none();
+                self.figures.add("samples thinned", u64::from(thinned && !here));
             }
+            assert!(arrived >= marker.kept.unwrap(), "{arrived} arrived of {first} to {last}");
         }
         let Some(key) = row.key() else { return };
         self.check_date(row, key);
@@ -191,6 +200,7 @@ impl World {
         self.truth.disk_lost |= stats.holding.lost_chunks > 0;
         self.figures.add("commits", stats.commits);
         self.figures.add("samples evicted", stats.holding.evicted_samples);
+        self.figures.add("samples thinned on disk", stats.holding.thinned_samples);
         self.figures.add("samples dropped in memory", stats.ring_dropped);
         self.figures.add("chunks lost by the disk", stats.holding.lost_chunks);
         self.abandoned();

@@ -55,6 +55,10 @@ impl Figures {
         *known = if what.starts_with("most") { count.max(*known) } else { *known + count };
     }
 
+    pub fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
+
     pub fn take_in(&mut self, other: &Self) {
         other.0.iter().for_each(|(what, count)| self.add(what, *count));
     }

@@ -15,6 +15,18 @@ use crate::sensor::simulated::Profile;
 use crate::spool::{KeepFree, WhenFull};
 use crate::{clock, drain, record, sensor, sink, spool};
 
+fn write_send(send: &drain::Settings) -> Vec<String> {
+    let order = match send.order {
+        Order::FreshFirst => "fresh-first",
+        Order::OldestFirst => "oldest-first",
+    };
+    let interval = humantime::format_duration(send.interval);
+    let mut lines = vec![format!("[send]\ninterval = \"{interval}\"\norder = {order:?}")];
+    lines.extend(send.backlog_rate.map(|bytes| format!("backlog_rate = {bytes}")));
+    lines.extend(send.daily_bytes.map(|bytes| format!("daily_bytes = \"{bytes}B\"")));
+    lines
+}
+
 /// The file that says `config`, defaults included. `config.simulate` is left
 /// to the request, and the paths are those before the simulation's own.
 fn write(config: &Config, spool: &str, lake: &str) -> String {
@@ -41,14 +53,7 @@ fn write(config: &Config, spool: &str, lake: &str) -> String {
          when_full = \"drop-oldest\"",
         toml(spool), config.spool.max_bytes
     ));
-    let order = match config.send.order {
-        Order::FreshFirst => "fresh-first",
-        Order::OldestFirst => "oldest-first",
-    };
-    lines.push(format!(
-        "[send]\ninterval = \"{}\"\norder = {order:?}",
-        duration(config.send.interval)
-    ));
+    lines.extend(write_send(&config.send));
     lines.push(format!("[clock]\nwait = \"{}\"", duration(config.clock.wait)));
     match &config.sink {
         Sink::Stdout => lines.push("[sink]\nkind = \"stdout\"".into()),
@@ -152,6 +157,8 @@ prop_compose! {
             (0..=16u64 << 40).prop_map(KeepFree::Bytes),
         ],
         order in prop_oneof![Just(Order::FreshFirst), Just(Order::OldestFirst)],
+        backlog_rate in proptest::option::of(100u64..=1 << 30),
+        daily_bytes in proptest::option::of(1u64 << 20..=16 << 40),
         sink in any_sink(),
         simulate in proptest::option::of(any_simulated()),
     ) -> Config {
@@ -165,7 +172,7 @@ prop_compose! {
             spool: spool::Settings {
                 path, max_loss, max_bytes, keep_free, when_full: WhenFull::DropOldest,
             },
-            send: drain::Settings { interval: send, order },
+            send: drain::Settings { interval: send, order, backlog_rate, daily_bytes },
             clock: clock::Settings { wait },
             sink,
             simulate,

@@ -17,6 +17,7 @@ mod trouble;
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use super::{Delivering, Probing, Sink};
 use crate::aws::{self, Identity};
-use crate::drain::{Batch, Limits, Parcel, Trouble, TroubleKind, Verdict};
+use crate::drain::{Batch, Limits, Parcel, Trouble, TroubleKind, Verdict, Wire};
 use dates::Dates;
 use trouble::{Found, Place};
 
@@ -73,11 +74,32 @@ const LIMITS: Limits = Limits {
     batch_parcels: 500,
     batch_bytes: 1 << 20,
     billing_quantum_bytes: 5 << 10,
+    // About 800 bytes of headers, as much again of a session token, and the
+    // frame of the JSON; TLS, TCP and the answer come on top.
+    wire: Wire { request_bytes: 1536, parcel_bytes: r#"{"Data":""},"#.len(), base64: true },
 };
 
-/// How long an answer may take: half of the default send interval, so that an
-/// endpoint that hangs costs one round at most.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer may take. Firehose's comes within a fraction of a second;
+/// a connection that died is given up soon enough to be back within seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same after silence: what is tried then is small, and the network may be
+/// back on another connection.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Every so many silences in a row an answer is waited for this long, so that a
+/// service that takes its time is heard at last.
+const PATIENT_EVERY: u32 = 4;
+const PATIENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the answer to a small request may take after so many that had none.
+fn patience(silences: u32) -> Duration {
+    match silences {
+        0 => ANSWER_TIMEOUT,
+        n if n.is_multiple_of(PATIENT_EVERY) => PATIENT_TIMEOUT,
+        _ => TRIAL_TIMEOUT,
+    }
+}
 
 /// The slowest upload that is waited for, 128 kbit/s: a time limit that did not
 /// grow with the batch would never let a large one through a slow link.
@@ -95,8 +117,9 @@ struct Link {
     dates: Dates,
     /// `None` after credentials failed: to be made anew.
     client: Mutex<Option<Client>>,
-    /// How long an answer to a small request may take.
-    patience: Duration,
+    /// Requests in a row that had no answer in time.
+    silences: AtomicU32,
+    patience: fn(u32) -> Duration,
 }
 
 impl Firehose {
@@ -117,7 +140,7 @@ impl Firehose {
         let settings = Settings { region: Some(region.clone()), ..settings.clone() };
         let place = Place { settings, region, identity };
         let client = Mutex::new(Some(client));
-        let link = Link { place, http, dates, client, patience: ANSWER_TIMEOUT };
+        let link = Link { place, http, dates, client, silences: AtomicU32::new(0), patience };
         Ok(Self { link: Arc::new(link) })
     }
 }
@@ -202,8 +225,12 @@ impl Link {
         };
         let bytes: usize = batch.parcels.iter().map(|parcel| parcel.ndjson().len()).sum();
         let slowest = Duration::from_secs((bytes / SLOWEST_BYTES_PER_SECOND) as u64);
-        let limit = self.patience + slowest;
-        match tokio::time::timeout(limit, self.put(&client, batch)).await {
+        let silences = self.silences.load(Ordering::Relaxed);
+        let limit = (self.patience)(silences) + slowest;
+        let answered = tokio::time::timeout(limit, self.put(&client, batch)).await;
+        let silences = if answered.is_err() { silences.saturating_add(1) } else { 0 };
+        self.silences.store(silences, Ordering::Relaxed);
+        match answered {
             Ok(Ok(answered)) => answer::verdict(&self.place, batch.parcels.len(), &answered),
             Ok(Err(error)) => {
                 let trouble = self.noted(trouble::find(&self.place, &error));
@@ -235,9 +262,9 @@ impl Link {
         let client = self.client().await?;
         let stream = &self.place.settings.stream;
         let describing = client.describe_delivery_stream().delivery_stream_name(stream).send();
-        let answered = tokio::time::timeout(self.patience, describing)
-            .await
-            .map_err(|_| self.place.silent(self.patience))?;
+        let limit = (self.patience)(0);
+        let answered =
+            tokio::time::timeout(limit, describing).await.map_err(|_| self.place.silent(limit))?;
         match answered {
             Ok(answered) => match answered.delivery_stream_description() {
                 Some(about) if about.delivery_stream_name() == stream => {

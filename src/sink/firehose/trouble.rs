@@ -42,12 +42,12 @@ impl Place {
     pub(super) fn trouble(&self, kind: TroubleKind, what: &str) -> Trouble {
         let mut text = format!("{self}: {what}");
         text.retain(|character| !character.is_control());
-        Trouble { kind, text }
+        Trouble::new(kind, text)
     }
 
     pub(super) fn silent(&self, waited: Duration) -> Trouble {
         let text = format!("no answer within {} s", waited.as_secs());
-        self.trouble(TroubleKind::Unreachable, &text)
+        self.trouble(TroubleKind::Unanswered, &text)
     }
 
     pub(super) fn bad_answer(&self, what: &str) -> Trouble {
@@ -75,7 +75,7 @@ pub(super) fn find<E>(place: &Place, error: &SdkError<E>) -> Found
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let trouble = match error {
+    let mut trouble = match error {
         SdkError::ServiceError(answer) => {
             let status = answer.raw().status().as_u16();
             let code = answer.err().code().unwrap_or_default();
@@ -85,8 +85,15 @@ where
         SdkError::ResponseError(answer) => unreadable(place, answer.raw()),
         unsent => not_sent(place, unsent, matches!(unsent, SdkError::ConstructionFailure(_))),
     };
+    trouble.retry_after = error.raw_response().and_then(retry_after);
     let clock = error.as_service_error().is_some_and(|error| clock_is_wrong(error.meta()));
     Found { renew: trouble.kind == TroubleKind::Credentials && !clock, trouble }
+}
+
+/// Seconds that a service, or a gateway before it, wants to be left alone
+/// (RFC 9110, section 10.2.3; its form as a date is for caches).
+fn retry_after(answer: &HttpResponse) -> Option<Duration> {
+    answer.headers().get("retry-after")?.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Whether the service knows us and says no.
@@ -270,7 +277,20 @@ fn not_sent(place: &Place, error: &(dyn Error + 'static), malformed: bool) -> Tr
         return place.trouble(TroubleKind::Configuration, &text);
     }
     let text = format!("no answer: {cause}{}", hint(place, error));
-    place.trouble(TroubleKind::Unreachable, &text)
+    let sent = was_sent(error);
+    place.trouble(if sent { TroubleKind::Unanswered } else { TroubleKind::Unreachable }, &text)
+}
+
+/// Whether there was a connection for the request. Its one time limit within
+/// the SDK is that of connecting, and hyper-util says only in words that there
+/// was none.
+fn was_sent(error: &(dyn Error + 'static)) -> bool {
+    let Some(connector) = chain(error).find_map(|cause| cause.downcast_ref::<ConnectorError>())
+    else {
+        return false;
+    };
+    let words = chain(error).map(std::string::ToString::to_string);
+    !connector.is_timeout() && !words.into_iter().any(|cause| cause.contains("(Connect)"))
 }
 
 fn without_credentials(place: &Place, error: &CredentialsError) -> Trouble {

@@ -2,7 +2,6 @@
 //! marker says. Nothing else of the file is read.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +10,8 @@ use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader};
 use parquet::file::serialized_reader::SerializedFileReader;
+
+use crate::sink::lake::table::guarded;
 
 /// Rows read at once.
 const ROWS_AT_ONCE: usize = 4096;
@@ -39,18 +40,14 @@ pub enum Said {
 /// The rows of a file; the error says why it has none that count. With an
 /// `hour`, UTC `yyyy-MM-dd HH`, each says whether it is dated after it.
 pub fn read(path: &Path, hour: Option<&str>) -> Result<Vec<Identity>, ParquetError> {
-    // On one damaged file in some thousand the parquet crate asserts.
-    let read = catch_unwind(AssertUnwindSafe(|| read_rows(path, hour)));
-    read.unwrap_or_else(|_| Err(broken("it is damaged")))
-}
-
-fn read_rows(path: &Path, hour: Option<&str>) -> Result<Vec<Identity>, ParquetError> {
-    let file = SerializedFileReader::new(File::open(path)?)?;
-    let mut rows = Vec::new();
-    for group in 0..file.num_row_groups() {
-        read_group(&*file.get_row_group(group)?, hour, &mut rows)?;
-    }
-    Ok(rows)
+    guarded(|| {
+        let file = SerializedFileReader::new(File::open(path)?)?;
+        let mut rows = Vec::new();
+        for group in 0..file.num_row_groups() {
+            read_group(&*file.get_row_group(group)?, hour, &mut rows)?;
+        }
+        Ok(rows)
+    })
 }
 
 fn read_group(
@@ -71,10 +68,11 @@ fn read_group(
         None => None,
     };
     let mut name: Arc<str> = Arc::from("");
+    let before = rows.len();
     loop {
         device.advance()?;
         if device.rows() == 0 {
-            return Ok(());
+            break;
         }
         run.advance()?;
         seq.advance()?;
@@ -112,6 +110,11 @@ fn read_group(
             };
             rows.push(Identity { device: Arc::clone(&name), run, what, later });
         }
+    }
+    // A damaged page may read as one that holds fewer.
+    match i64::try_from(rows.len() - before) == Ok(group.metadata().num_rows()) {
+        true => Ok(()),
+        false => Err(broken("it has not the rows that its footer tells of")),
     }
 }
 

@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytesize::ByteSize;
 
-use crate::drain::{Batch, Limits, Trouble, TroubleKind, Verdict};
+use crate::drain::{Batch, Limits, Trouble, TroubleKind, Verdict, Wire};
 use crate::sink::lake::writer::Writer;
 use crate::sink::{Delivering, Probing, Sink};
 
@@ -125,6 +125,7 @@ impl Sink for Lake {
             batch_parcels: 64,
             batch_bytes: 1024 * 1024,
             billing_quantum_bytes: 1,
+            wire: Wire::PLAIN,
         }
     }
 
@@ -153,7 +154,7 @@ impl Sink for Lake {
 
 fn ended(error: &tokio::task::JoinError) -> Trouble {
     let text = format!("writing to the lake ended in an error of iot-agent itself: {error}");
-    Trouble { kind: TroubleKind::BadAnswer, text }
+    Trouble::new(TroubleKind::BadAnswer, text)
 }
 
 /// A query for DuckDB that shows what is in the lake at `path`.

@@ -2,6 +2,7 @@
 //! rows the file has.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -101,13 +102,24 @@ pub struct Footer {
 /// Reads a file's footer; the error says why it is none of this lake's files.
 pub fn footer(path: &Path) -> Result<Footer, ParquetError> {
     let file = File::open(path)?;
+    guarded(|| read_footer(&file))
+}
+
+/// What `read` makes of a file that may be damaged: on one such in some
+/// thousand the parquet crate asserts.
+pub fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let read = catch_unwind(AssertUnwindSafe(read));
+    read.unwrap_or_else(|_| Err(ParquetError::General("it is damaged".into())))
+}
+
+fn read_footer(file: &File) -> Result<Footer, ParquetError> {
     let skip = ParquetStatisticsPolicy::SkipAll;
     let options = ParquetMetaDataOptions::new()
         .with_encoding_stats_policy(skip.clone())
         .with_column_stats_policy(skip.clone())
         .with_size_stats_policy(skip);
     let reader = ParquetMetaDataReader::new().with_metadata_options(Some(options));
-    let metadata = reader.parse_and_finish(&file)?;
+    let metadata = reader.parse_and_finish(file)?;
     let metadata = metadata.file_metadata();
     let entries = metadata.key_value_metadata().into_iter().flatten();
     let text = entries.filter(|entry| entry.key == ROWS_KEY).find_map(|e| e.value.as_deref());

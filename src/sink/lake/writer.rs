@@ -35,7 +35,7 @@ impl Error {
             Self::Folder(_) => TroubleKind::Disk,
             Self::Encode(_) => TroubleKind::Data,
         };
-        Trouble { kind, text: self.to_string() }
+        Trouble::new(kind, self.to_string())
     }
 }
 
@@ -307,5 +307,5 @@ fn refusal(parcel: &Parcel, why: &str) -> Trouble {
         "the lake cannot take a parcel of {device} (run {run}, from seq {seq}), for its lines \
          are not rows of infra/schema/sample.json: {why}"
     );
-    Trouble { kind: TroubleKind::Data, text }
+    Trouble::new(TroubleKind::Data, text)
 }

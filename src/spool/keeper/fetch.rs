@@ -5,11 +5,9 @@ use std::sync::Arc;
 use crate::ledger::Ranges;
 use crate::spool::chunk::{Chunk, FrameError, Header, Stamp};
 use crate::spool::generation::Span;
+use crate::spool::keeper::unread::is_medium;
 use crate::spool::keeper::{Keeper, given_up};
 use crate::spool::store::StoreError;
-
-/// Fetches in a row that a medium may fail before what it fails on is lost.
-const PATIENCE: u32 = 3;
 
 /// A chunk read from disk, sound.
 #[derive(Debug)]
@@ -25,18 +23,23 @@ pub struct Found {
 #[derive(Debug, Default)]
 pub struct Fetched {
     pub found: Vec<Found>,
-    /// What was wanted up to this number is found, or gone for good.
+    /// What was wanted up to this number is found, or gone for good, but for
+    /// what was put off.
     pub settled: Option<u64>,
-    /// Why the rest cannot be read now.
+    /// What cannot be read now, and more that will not be either.
+    pub put_off: Ranges,
+    /// Why.
     pub error: Option<StoreError>,
 }
+
+/// Where no generation is to be blamed.
+const EVERYTHING: Span = Span { first: 0, last: u64::MAX };
 
 impl Keeper {
     /// The lowest of the `wanted` chunks, as many as fit in `max_bytes`.
     pub fn fetch(&mut self, wanted: &Ranges, max_bytes: usize) -> Fetched {
         let mut fetched = Fetched::default();
         let (mut at, mut bytes) = (wanted.first(), 0);
-        self.generations.set_patience(self.patient());
         while let Some(number) = at.filter(|_| bytes < max_bytes) {
             let upto = match (self.outstanding.around(number), wanted.around(number)) {
                 (Some((_, last)), Some((_, end))) => {
@@ -44,25 +47,28 @@ impl Keeper {
                 }
                 _ => Ok(number),
             };
-            match upto {
-                Ok(upto) => {
-                    fetched.settled = Some(upto);
-                    at = upto.checked_add(1).and_then(|next| wanted.at_or_after(next));
-                }
+            let upto = match upto {
+                Ok(upto) => upto,
                 Err(error) => {
-                    self.misreads += 1;
+                    let span = self.generations.span_of(number).unwrap_or(EVERYTHING);
                     self.generations.close();
+                    // What cannot be taken in yet has tries of its own.
+                    if is_medium(&error) && !self.unread.has(span.first) {
+                        self.generations.misread(span.first);
+                    }
+                    fetched.put_off.insert_range(number, span.last);
                     // If it was removed the next fetch finds what is left.
                     let there = self.see_that_it_is_there(self.next);
                     fetched.error = Some(there.err().unwrap_or(error));
-                    break;
+                    span.last
                 }
-            }
+            };
+            fetched.settled = Some(upto);
+            at = upto.checked_add(1).and_then(|next| wanted.at_or_after(next));
             bytes = fetched.found.iter().map(|found| found.frame.len()).sum();
         }
-        if fetched.error.is_none() {
-            self.misreads = 0;
-        }
+        self.thinning.handed = Ranges::default();
+        fetched.found.iter().for_each(|found| self.thinning.handed.insert(found.number));
         fetched
     }
 
@@ -85,7 +91,7 @@ impl Keeper {
         let scanned =
             self.generations.reader(span).and_then(|store| store.scan(first, last, max_bytes));
         let frames = match scanned {
-            Err(error) if given_up(&error, self.patient()) => {
+            Err(error) if given_up(&error, self.generations.is_patient(span.first)) => {
                 // Its files may still be read where the database gives up.
                 if self.generations.takes_more(span) {
                     self.generations.end_newest();
@@ -94,6 +100,7 @@ impl Keeper {
             }
             frames => frames?,
         };
+        self.generations.read_well(span.first);
         let upto = frames.last().map_or(last, |&(number, _)| number);
         let mut lost = Ranges::from(vec![(first, upto)]);
         for (number, frame) in frames {
@@ -120,7 +127,7 @@ impl Keeper {
         found: &mut Vec<Found>,
     ) -> Result<u64, StoreError> {
         self.generations.close();
-        let patient = self.patient();
+        let patient = self.generations.is_patient(span.first);
         let (mut bytes, mut upto, mut lost) = (0, last, Ranges::default());
         for number in first..=last {
             let store = match self.generations.reader(span) {
@@ -170,9 +177,5 @@ impl Keeper {
             found.push(Found { number, frame: frame.into(), entries, first_seq, stamp });
         }
         true
-    }
-
-    fn patient(&self) -> bool {
-        self.misreads < PATIENCE
     }
 }

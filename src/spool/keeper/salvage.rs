@@ -51,7 +51,7 @@ impl Keeper {
     fn survey(&self, spans: &[Span]) -> (bool, bool) {
         let book = self.ledger.book();
         let (mut kin, mut strangers) = (false, false);
-        self.index(spans, |header| {
+        self.index(spans, Index::default(), |header| {
             // What it does not know yet is of its last run.
             let new = header.number >= book.next_chunk;
             let done = !self.outstanding.contains(header.number);
@@ -63,9 +63,13 @@ impl Keeper {
         (kin, strangers)
     }
 
-    /// The frames in the raw files of `spans` that `ours` accepts.
-    fn index(&self, spans: &[Span], mut ours: impl FnMut(&Header<'_>) -> bool) -> Index {
-        let mut index = Index::default();
+    /// `index` with the frames in the raw files of `spans` that `ours` accepts.
+    fn index(
+        &self,
+        spans: &[Span],
+        mut index: Index,
+        mut ours: impl FnMut(&Header<'_>) -> bool,
+    ) -> Index {
         for span in spans {
             let folder = folder_of(&self.folder, span.first);
             for path in files(&folder).unwrap_or_default() {
@@ -78,13 +82,13 @@ impl Keeper {
 
     /// Those that belong to this spool and that `wanted` accepts, of `span` and
     /// of the generations before and after, which know what was between.
-    fn index_about(&self, span: Option<Span>, wanted: impl Fn(u64) -> bool) -> Index {
+    fn index_about(&self, span: Option<Span>, index: Index, wanted: impl Fn(u64) -> bool) -> Index {
         let mut spans = self.generations.spans();
         let at = spans.iter().position(|other| span.is_none_or(|span| other.first >= span.first));
         let at = at.unwrap_or(spans.len());
         spans.truncate(at + 2);
         let about = spans.get(at.saturating_sub(1)..).unwrap_or_default();
-        self.index(about, |header| wanted(header.number) && self.fits(header))
+        self.index(about, index, |header| wanted(header.number) && self.fits(header))
     }
 
     /// Whether a frame can be of this spool, as far as the ledger knows.
@@ -99,10 +103,12 @@ impl Keeper {
         if lost.is_empty() {
             return Vec::new();
         }
-        let mut index = self.index_about(Some(span), |number| lost.contains(number));
+        let wanted = |number| lost.contains(number);
+        let mut index = self.index_about(Some(span), Index::default(), wanted);
         let numbers = index.numbers();
         let numbers = numbers.iter().flat_map(|(first, last)| first..=last);
-        numbers.flat_map(|n| index.read(n).into_iter().map(move |frame| (n, frame))).collect()
+        let frames = numbers.flat_map(|n| Some((n, index.read(n).ok()?)));
+        frames.flat_map(|(n, frames)| frames.into_iter().map(move |frame| (n, frame))).collect()
     }
 
     /// `lost` chunks of `span` can be had nowhere: declares what can be
@@ -112,10 +118,9 @@ impl Keeper {
         if chunks == 0 {
             return;
         }
-        let index = self.index_about(span, |number| !lost.contains(number));
-        let heads = self.index_about(span, |number| lost.contains(number));
+        let index = self.index_about(span, Index::about(lost), |_| true);
         let (mut gaps, mut told) = (Vec::new(), Ranges::default());
-        for (number, gap) in heads.heads() {
+        for (number, gap) in index.heads().filter(|(number, _)| lost.contains(*number)) {
             gaps.push(gap.clone());
             told.insert(number);
         }
@@ -158,7 +163,8 @@ impl Keeper {
         if !std::mem::take(&mut self.may_join) {
             return;
         }
-        let Some(span) = self.generations.spans().pop() else { return };
+        let newest = self.generations.spans().pop();
+        let Some(span) = newest.filter(|span| !self.unread.has(span.first)) else { return };
         if self.is_short(Bounds::growth(JOIN_BYTES as u64)) {
             return;
         }
@@ -182,7 +188,7 @@ impl Keeper {
         found.iter().try_for_each(|(number, frame)| store.put(*number, frame))?;
         store.flush()?;
         drop(store);
-        self.generations.replace(span.first).map_err(|e| StoreError::io(&self.folder, e))
+        self.generations.replace_newest(span.first).map_err(|e| StoreError::io(&self.folder, e))
     }
 
     /// Notes what a chunk speaks for, should it be lost.

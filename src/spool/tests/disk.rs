@@ -3,7 +3,6 @@
 use std::fs;
 
 use super::*;
-use crate::record::GapReason;
 use crate::spool::generation::disk_bytes;
 use crate::spool::inspect::{InspectError, Inspection, Source};
 

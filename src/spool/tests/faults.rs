@@ -201,7 +201,8 @@ fn what_a_bad_medium_never_gives_is_counted_as_lost_in_the_end() {
     let (mut rig, faults) = faulty(&settings(folder.path()));
     faults.read.store(EIO, Ordering::SeqCst);
     let mut drained = 0;
-    for _ in 0..20 {
+    for minutes in 0..40 {
+        assert!(minutes > 10 || rig.spool.stats().holding.lost_chunks == 0, "it may come back");
         while let Some((chunk, lease)) = rig.spool.lease(true) {
             chunk.entries.iter().for_each(|entry| lease.ack(entry.seq));
             drained += chunk.entries.len() as u64;
@@ -213,6 +214,103 @@ fn what_a_bad_medium_never_gives_is_counted_as_lost_in_the_end() {
     assert!(!rig.spool.more_to_come(), "{stats:?}");
     assert_eq!(stats.holding.lost_chunks + drained, 100);
     assert!(drained > 0 && drained < 100);
+}
+
+#[test]
+fn evictions_that_do_not_help_are_few_whatever_the_file_system_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: 8 << 20, ..settings(folder.path()) };
+    let (mut rig, faults) = faulty(&settings);
+    let generations = || crate::spool::generation::firsts(folder.path()).unwrap().len();
+    while generations() < 5 {
+        rig.push_many(50, 1000);
+        rig.commit();
+    }
+    // A quota: it is full, and statvfs knows nothing of it.
+    faults.write.store(ENOSPC, Ordering::SeqCst);
+    for _ in 0..40 {
+        rig.push(100);
+        rig.pass(60_000);
+        assert!(rig.spool.stats().trouble.is_some());
+    }
+    assert!((3..5).contains(&generations()), "{} are left", generations());
+    faults.write.store(0, Ordering::SeqCst);
+    rig.pass(60_000);
+    assert_eq!(rig.spool.stats().trouble, None);
+    rig.crash();
+    let mut rig = Rig::open(&settings);
+    let mut seqs: BTreeSet<u64> = rig.drain(true).into_iter().map(|(_, seq)| seq).collect();
+    seqs.extend(rig.declared());
+    assert_eq!(seqs.len() as u64, seqs.last().unwrap() + 1);
+}
+
+#[test]
+fn a_bad_part_keeps_neither_the_spool_nor_the_other_parts_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: 8 << 20, ..settings(folder.path()) };
+    let mut rig = Rig::open(&settings);
+    let generations = || crate::spool::generation::firsts(folder.path()).unwrap();
+    while generations().len() < 4 {
+        rig.push_many(50, 1000);
+        rig.commit();
+    }
+    let (old_run, taken) = (rig.run, rig.next_seq);
+    rig.crash();
+    // Without it every part is asked what it holds.
+    fs::remove_file(folder.path().join("ledger")).unwrap();
+    let bad = Arc::new(Mutex::new(generations()));
+    let mut rig = Rig::open_on(&settings, Box::new(BadParts(Arc::clone(&bad))));
+    rig.push_many(3, 100);
+    rig.commit();
+    assert_eq!(rig.drain(false).len(), 3, "of its own");
+    // They come back one by one.
+    let mut drained = Vec::new();
+    while !bad.lock().unwrap().is_empty() {
+        bad.lock().unwrap().remove(0);
+        let before = drained.len();
+        let until = Instant::now() + PATIENCE;
+        while drained.len() == before {
+            assert!(Instant::now() < until, "{:?}", rig.spool.stats());
+            let heard = async {
+                tokio::time::timeout(Duration::from_millis(50), rig.spool.hear()).await.ok()
+            };
+            if let Some(reply) = block_on(heard) {
+                rig.spool.heard(reply);
+            }
+            rig.pass(1000);
+            rig.spool.prefetch();
+            rig.pump();
+            while let Some((chunk, lease)) = rig.spool.lease(true) {
+                chunk.entries.iter().for_each(|entry| lease.ack(entry.seq));
+                drained.extend(chunk.entries.iter().map(|entry| (chunk.run, entry.seq)));
+            }
+        }
+    }
+    drained.extend(rig.drain(true));
+    drained.sort_unstable();
+    assert_eq!(drained, (0..taken).map(|seq| (old_run, seq)).collect::<Vec<_>>());
+    let stats = rig.spool.stats();
+    assert_eq!((stats.holding.lost_chunks, stats.trouble), (0, None));
+    assert!(!folder.path().join("damaged").exists());
+}
+
+/// Fails to read the generations that begin with these numbers.
+struct BadParts(Arc<Mutex<Vec<u64>>>);
+
+impl Opener for BadParts {
+    fn open(&self, folder: &Path) -> Result<Box<dyn Store>, StoreError> {
+        SledOpener.open(folder)
+    }
+
+    fn read(&self, folder: &Path, patient: bool) -> Result<Box<dyn Store>, StoreError> {
+        let bad = self.0.lock().unwrap();
+        let spool = folder.parent().unwrap();
+        if bad.iter().any(|first| crate::spool::generation::folder_of(spool, *first) == folder) {
+            let error = std::io::Error::from_raw_os_error(EIO as i32);
+            return Err(StoreError::io(folder, error));
+        }
+        SledOpener.read(folder, patient)
+    }
 }
 
 #[test]
@@ -384,7 +482,7 @@ fn a_run_is_durable_before_it_is_used_and_never_used_twice() {
         (0..5).map(|_| Claim::new(&settings(folder.path())).unwrap().run()).collect();
     assert!(runs.windows(2).all(|pair| pair[1] == pair[0].next()), "{runs:?}");
     // A copied card is another device.
-    let mut ledger = crate::ledger::Ledger::open(folder.path()).unwrap();
+    let mut ledger = crate::ledger::Ledger::open(folder.path(), false).unwrap();
     ledger.book_mut().machine ^= 1;
     ledger.commit().unwrap();
     let run = Claim::new(&settings(folder.path())).unwrap().run();

@@ -155,7 +155,7 @@ fn samples_wait_in_ram_for_a_thread_that_cannot_open_the_spool() {
     rig.push(100);
     rig.commit();
     rig.crash();
-    faults.open.store(5, Ordering::SeqCst);
+    faults.open.store(30, Ordering::SeqCst);
     let mut rig = Rig::starting(&settings(folder.path()), Box::new(FaultyOpener(faults.clone())));
     rig.push_many(3, 100);
     rig.hear();

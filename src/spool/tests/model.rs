@@ -101,11 +101,12 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(when_full: WhenFull) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings {
             max_loss: Some(Duration::from_millis(MAX_LOSS_MS)),
             max_bytes: 8 * 1024 * 1024,
+            when_full,
             ..settings(&folder.path().join("spool"))
         };
         let mut world = Self {
@@ -217,8 +218,15 @@ impl World {
         for marker in rig.spool.declarations() {
             match &marker {
                 Marker::Gap(gap) => {
-                    let keys = seqs_of(gap).map(|seq| (gap.device.clone(), gap.run, seq));
-                    self.declared.extend(keys);
+                    let keys: Vec<Key> =
+                        seqs_of(gap).map(|seq| (gap.device.clone(), gap.run, seq)).collect();
+                    // What thinning left of them has arrived by now.
+                    let arrived = keys.iter().filter(|key| self.delivered.contains(*key)).count();
+                    assert!(arrived as u64 >= gap.kept, "{gap:?}, and {arrived} arrived");
+                    let thinned = gap.reason == GapReason::Thinned;
+                    let lost =
+                        keys.into_iter().filter(|key| !thinned || !self.delivered.contains(key));
+                    self.declared.extend(lost);
                 }
                 Marker::RunEnd(end) => self.ends.push(end.clone()),
             }
@@ -350,8 +358,9 @@ proptest! {
     fn every_sample_is_delivered_or_there_or_declared(
         steps in prop::collection::vec(steps(), 1..80),
         stop in any::<bool>(),
+        when_full in prop_oneof![Just(WhenFull::Thin), Just(WhenFull::DropOldest)],
     ) {
-        let mut world = World::new();
+        let mut world = World::new(when_full);
         steps.iter().for_each(|step| world.step(step));
         world.end(stop);
     }

@@ -60,7 +60,8 @@ impl Mounted {
         let path = self.path().join("hog");
         let mut bytes = 1 << 20;
         let mut file = File::create(&path).expect("a file that takes the space");
-        while bytes >= 4096 {
+        // A small file system has blocks of 1 KiB.
+        while bytes >= 1024 {
             let full = std::io::Write::write_all(&mut file, &vec![1; bytes]).is_err();
             bytes /= if full { 2 } else { 1 };
         }

@@ -66,6 +66,7 @@ fn failures() -> Vec<(Fault, Vec<&'static str>)> {
     let skew = "Signature expired: 20261124T010000Z is now earlier than 20261124T030000Z";
     vec![
         (Fault::Throttle, vec!["Failed", "kind: Throttled", "asks for less", "Slow down."]),
+        (Fault::Busy(7), vec!["Failed", "kind: Throttled", "Busy.", "retry_after: Some(7s)"]),
         (error(400, "LimitExceededException", "Rate"), vec!["Failed", "kind: Throttled"]),
         (error(500, "InternalFailure", ""), vec!["Failed", "kind: Throttled", "is ill"]),
         (Fault::Status(500), vec!["Failed", "kind: Throttled", "status 500"]),
@@ -118,8 +119,8 @@ fn failures() -> Vec<(Fault, Vec<&'static str>)> {
         (error(400, "InvalidArgumentException", "bad"), vec!["Refused", "kind: Data"]),
         (error(400, "ValidationException", "bad"), vec!["Refused", "kind: Data"]),
         (error(418, "SomethingNew", "tea"), vec!["Failed", "kind: BadAnswer", "SomethingNew: tea"]),
-        (Fault::Cut, vec!["Failed", "kind: Unreachable", "connection closed"]),
-        (Fault::LoseAnswer, vec!["Failed", "kind: Unreachable"]),
+        (Fault::Cut, vec!["Failed", "kind: Unanswered", "connection closed"]),
+        (Fault::LoseAnswer, vec!["Failed", "kind: Unanswered"]),
         (Fault::Html, vec!["Failed", "kind: BadAnswer", "web page (Welcome to the guest network)"]),
         (Fault::Garbage, vec!["Failed", "kind: BadAnswer", "256 unreadable bytes"]),
         (Fault::Empty, vec!["Failed", "kind: BadAnswer", "outcomes for 0 records instead of 2"]),
@@ -200,12 +201,12 @@ fn whatever_goes_wrong_delivered_means_stored() {
 fn an_answer_that_does_not_come_is_waited_for_within_a_limit() {
     let stand_in = stand_in();
     let mut agent = Setup::new(&stand_in).start();
-    agent.order(&Order::Patience(3000));
+    agent.order(&Order::Impatience);
     stand_in.set_faults(Faults::script([Fault::Slow(300), Fault::Hang]));
     assert_eq!(agent.deliver(&[&line(0)]), DELIVERED);
     let start = Instant::now();
     let verdict = agent.deliver(&[&line(1)]);
-    says(&verdict, &["Failed", "kind: Unreachable", "no answer within 3 s"]);
+    says(&verdict, &["Failed", "kind: Unanswered", "no answer within 3 s"]);
     assert!((3000..15_000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     assert_eq!(agent.deliver(&[&line(2)]), DELIVERED);
 }
@@ -276,4 +277,11 @@ fn a_probe_tells_what_a_delivery_would_meet() {
     stand_in.set_faults(Faults::Always(Fault::Empty));
     says(&agent.probe(), &["Err", "kind: BadAnswer"]);
     assert_eq!(stand_in.stored().totals().records, 0);
+}
+
+#[test]
+fn after_silence_less_is_waited_for_but_now_and_then_more() {
+    let seconds: Vec<u64> =
+        (0..9).map(|silences| crate::sink::firehose::patience(silences).as_secs()).collect();
+    assert_eq!(seconds, [10, 5, 5, 5, 30, 5, 5, 5, 30]);
 }

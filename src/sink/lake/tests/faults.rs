@@ -136,6 +136,13 @@ fn no_damaged_byte_of_a_footer_stops_the_lake() {
     assert!(unreadable > 0);
 }
 
+#[test]
+fn a_reader_that_asserts_stops_nothing() {
+    let bytes: &[u8] = &[];
+    let read = table::guarded(|| Ok(bytes[rand::random_range(0..9)]));
+    assert!(read.unwrap_err().to_string().contains("it is damaged"));
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_probe_creates_the_folder_and_leaves_nothing() {
     let lake = tempfile::tempdir().unwrap();

@@ -18,6 +18,8 @@ pub enum Fault {
     FailShare(f64),
     /// The whole request is throttled: ServiceUnavailableException.
     Throttle,
+    /// The same with status 503, to come back after so many seconds.
+    Busy(u64),
     /// An error answer of the service.
     Error {
         status: u16,
@@ -155,12 +157,21 @@ impl Fault {
         }
     }
 
+    /// What the header `Retry-After` says.
+    pub(super) fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Busy(seconds) => Some(*seconds),
+            _ => None,
+        }
+    }
+
     /// Under which name it is counted.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::None => "none",
             Self::FailRecords(_) | Self::FailShare(_) => "fail-records",
             Self::Throttle => "throttle",
+            Self::Busy(_) => "busy",
             Self::Error { .. } => "error",
             Self::Status(_) => "status",
             Self::Cut => "cut",

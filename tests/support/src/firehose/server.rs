@@ -72,7 +72,11 @@ async fn answer(
         Reply::Cut => return Err(io::Error::other("cut")),
         Reply::Hang => std::future::pending().await,
     };
-    Response::builder()
+    let mut response = Response::builder();
+    if let Some(seconds) = fault.retry_after() {
+        response = response.header("retry-after", seconds);
+    }
+    response
         .status(answer.status)
         .header("content-type", answer.content_type)
         .header("date", service.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string())

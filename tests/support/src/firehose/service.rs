@@ -266,6 +266,7 @@ fn before_the_service(fault: &Fault) -> Option<Result<Reply, Refusal>> {
         Fault::Throttle => {
             Some(Err(Refusal::new(500, "ServiceUnavailableException", "Slow down.")))
         }
+        Fault::Busy(_) => Some(Err(Refusal::new(503, "ServiceUnavailableException", "Busy."))),
         Fault::Error { status, code, message } => Some(Err(Refusal::new(*status, code, message))),
         Fault::Status(status) => answer(*status, "text/plain", Vec::new()),
         Fault::Cut => Some(Ok(Reply::Cut)),
