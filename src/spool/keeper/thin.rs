@@ -257,7 +257,8 @@ impl Keeper {
     }
 
     /// Takes stock of what the start of this agent has put in the place of
-    /// others: the ledger may still promise what that has replaced.
+    /// others. The ledger may not know of it yet: of what that has, some numbers
+    /// were of chunks delivered long ago, and what it lacks is in others.
     pub(super) fn adopt_thinned(&mut self) -> Result<(), StoreError> {
         for first in self.generations.finished().to_vec() {
             let Some(span) = self.generations.span_of(first).filter(|s| s.first == first) else {
@@ -265,17 +266,18 @@ impl Keeper {
             };
             let held = self.outstanding.within(span.first, span.last);
             let (mut there, mut stretches, mut stride_log2) = (Ranges::default(), Vec::new(), 0);
-            let mut at = held.first();
+            let (mut at, mut bytes) = (Some(span.first), 0);
             while let Some(number) = at {
                 let found = self.generations.reader(span)?.scan(number, span.last, SCAN_BYTES)?;
                 let Some(last) = found.last().map(|(number, _)| *number) else { break };
-                for (number, frame) in found.iter().filter(|(n, _)| held.contains(*n)) {
+                for (number, frame) in &found {
                     let Ok(header) = Header::head(frame) else { continue };
                     there.insert(*number);
+                    bytes += if held.contains(*number) { 0 } else { frame.len() as u64 };
                     stride_log2 = stride_log2.max(header.stride_log2);
                     stretches.push(maker::stretch(*number, &header));
                 }
-                at = last.checked_add(1).and_then(|next| held.at_or_after(next));
+                at = last.checked_add(1).filter(|next| *next <= span.last);
             }
             if stride_log2 == 0 {
                 // One that holds all that it replaced.
@@ -286,6 +288,8 @@ impl Keeper {
             for (first, last) in gone.iter() {
                 self.forget(first, last);
             }
+            there.iter().for_each(|(first, last)| self.outstanding.insert_range(first, last));
+            self.bytes += bytes;
             let book = self.ledger.book_mut();
             book.stretches.replace(first, span.last.min(self.next), stretches.into_iter());
             self.set_stride(first, stride_log2);
