@@ -1,5 +1,6 @@
 //! The device: starts of the agent, and what ends them.
 
+use std::iter::Peekable;
 use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
@@ -130,7 +131,7 @@ fn draw_run(folder: &Path) {
 pub async fn week(folder: &Path) {
     draw_run(folder);
     with(|world| world.start_boot(0));
-    let mut events = with(|world| std::mem::take(&mut world.plan.events)).into_iter();
+    let mut events = with(|world| std::mem::take(&mut world.plan.events)).into_iter().peekable();
     loop {
         let end = live(folder, &mut events).await;
         // Who cannot write its ledger at a start draws a run by chance.
@@ -170,12 +171,14 @@ pub async fn week(folder: &Path) {
 /// One start of the agent, to its end.
 async fn live(
     folder: &Path,
-    events: &mut impl Iterator<Item = (u64, Event)>,
+    events: &mut Peekable<impl Iterator<Item = (u64, Event)>>,
 ) -> Result<End, PowerCut> {
     let (mut line, mut driver) = start(folder)?;
     ledger::faults::set(world::access);
-    for (at, event) in events.by_ref() {
-        run_until(&mut line, &mut driver, at).await?;
+    while let Some((at, _)) = events.peek() {
+        // What a crash comes before is still to come.
+        run_until(&mut line, &mut driver, *at).await?;
+        let Some((_, event)) = events.next() else { break };
         match event {
             Event::Look => look(&line, folder),
             Event::Crash => return Err(PowerCut),
