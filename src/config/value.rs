@@ -112,7 +112,7 @@ pub fn size(given: &Given, range: RangeInclusive<u64>) -> Result<u64, Wrong> {
     let (min, max) = range.into_inner();
     let allowed = format!("a size from {} to {}", human_size(min), human_size(max));
     match parse_size(given) {
-        None => given.wrong("is not a size (units: MiB, GiB; MB, GB)", allowed),
+        None => given.wrong("is not a size (units: KiB, MiB, GiB; kB, MB, GB)", allowed),
         Some(bytes) if bytes < min => given.wrong("is too small", allowed),
         Some(bytes) if bytes > max => given.wrong("is too large", allowed),
         Some(bytes) => Ok(bytes),
