@@ -47,26 +47,30 @@ fn made(release: &str, include: &str) -> PathBuf {
     let lock = fs::File::create(root.with_extension("lock")).expect("target can be written");
     lock.lock().expect("a lock");
     if !root.exists() {
-        let mirror = succeed(Command::new("apt-get").args([
-            "indextargets",
-            "--format",
-            "$(REPO_URI)",
-            "Created-By: Packages",
-            "Component: main",
-            "Origin: Debian",
-        ]));
-        let mirror = mirror.lines().find(|uri| !uri.contains("security")).expect("a mirror");
         let partial = root.with_extension("partial");
         let _ = fs::remove_dir_all(&partial);
         succeed(
             Command::new("mmdebstrap")
                 .args(["--quiet", "--variant=minbase", include, release])
                 .arg(&partial)
-                .arg(mirror),
+                .arg(mirror()),
         );
         fs::rename(&partial, &root).expect("beside it");
     }
     root
+}
+
+/// Where this machine's own packages come from.
+pub(crate) fn mirror() -> String {
+    let mirrors = succeed(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(REPO_URI)",
+        "Created-By: Packages",
+        "Component: main",
+        "Origin: Debian",
+    ]));
+    mirrors.lines().find(|uri| !uri.contains("security")).expect("a mirror").into()
 }
 
 fn crc(text: &str) -> u32 {
@@ -341,7 +345,7 @@ fn output(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; `tests/run` installs it"))
 }
 
-fn succeed(command: &mut Command) -> String {
+pub(crate) fn succeed(command: &mut Command) -> String {
     let output = output(command);
     let errors = text(&output.stderr);
     assert!(output.status.success(), "{command:?} (it needs root): {errors}");

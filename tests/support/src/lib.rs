@@ -6,6 +6,7 @@
 
 pub mod debian;
 pub mod duckdb;
+pub mod emulator;
 pub mod firehose;
 pub mod manager;
 pub mod ministack;
