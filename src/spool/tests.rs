@@ -155,19 +155,34 @@ impl Rig {
         }
     }
 
+    /// All that is to be said, which counts as said from now on.
+    fn told(&mut self) -> Vec<Marker> {
+        let mut told = Vec::new();
+        loop {
+            let markers = self.spool.declarations();
+            if markers.is_empty() {
+                return told;
+            }
+            told.extend(markers.iter().cloned());
+            markers.into_iter().for_each(|marker| self.spool.declared(marker));
+        }
+    }
+
+    /// The same, once what was delivered is durable: its gaps.
+    fn gaps(&mut self) -> Vec<Gap> {
+        self.pass(10_000);
+        self.pass(10_000);
+        let gap = |marker| if let Marker::Gap(gap) = marker { Some(gap) } else { None };
+        self.told().into_iter().filter_map(gap).collect()
+    }
+
     fn declared(&mut self) -> BTreeSet<u64> {
         let mut seqs = BTreeSet::new();
-        loop {
-            let gaps = self.spool.declarations();
-            if gaps.is_empty() {
-                return seqs;
-            }
-            for marker in gaps {
-                let Marker::Gap(gap) = &marker else { panic!("{marker:?}") };
-                seqs.extend(seqs_of(gap));
-                self.spool.declared(marker);
-            }
+        for marker in self.told() {
+            let Marker::Gap(gap) = &marker else { panic!("{marker:?}") };
+            seqs.extend(seqs_of(gap));
         }
+        seqs
     }
 
     fn lease_all(&mut self) -> Vec<(Vec<u64>, Lease)> {

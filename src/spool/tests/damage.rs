@@ -344,18 +344,12 @@ fn drain(rig: &mut Rig) -> BTreeSet<Key> {
 
 fn declared(rig: &mut Rig) -> BTreeSet<Key> {
     let mut keys = BTreeSet::new();
-    loop {
-        let markers = rig.spool.declarations();
-        if markers.is_empty() {
-            return keys;
-        }
-        for marker in markers {
-            if let Marker::Gap(gap) = &marker {
-                keys.extend(seqs_of(gap).map(|seq| (gap.device.clone(), gap.run, seq)));
-            }
-            rig.spool.declared(marker);
+    for marker in rig.told() {
+        if let Marker::Gap(gap) = &marker {
+            keys.extend(seqs_of(gap).map(|seq| (gap.device.clone(), gap.run, seq)));
         }
     }
+    keys
 }
 
 /// Starts on what is left, and accounts for all that was held.

@@ -31,24 +31,13 @@ fn account(rig: &mut Rig, count: u64) -> Vec<u64> {
 /// The same of `first..count`, where what came before was delivered.
 fn account_from(rig: &mut Rig, first: u64, count: u64) -> Vec<u64> {
     let mut seqs: Vec<u64> = rig.drain(true).into_iter().map(|(_, seq)| seq).collect();
-    rig.pass(10_000);
-    rig.pass(10_000);
     let arrived: BTreeSet<u64> = seqs.iter().copied().collect();
     assert_eq!(arrived.len(), seqs.len(), "nothing comes twice");
     let mut told = arrived.clone();
-    loop {
-        let markers = rig.spool.declarations();
-        if markers.is_empty() {
-            break;
-        }
-        for marker in markers {
-            if let Marker::Gap(gap) = &marker {
-                let there = arrived.range(gap.first_seq..=gap.last_seq).count() as u64;
-                assert_eq!(there, gap.kept, "{gap:?}");
-                told.extend(seqs_of(gap));
-            }
-            rig.spool.declared(marker);
-        }
+    for gap in rig.gaps() {
+        let there = arrived.range(gap.first_seq..=gap.last_seq).count() as u64;
+        assert_eq!(there, gap.kept, "{gap:?}");
+        told.extend(seqs_of(&gap));
     }
     assert_eq!(told, (first..count).collect());
     seqs.sort_unstable();
@@ -244,21 +233,10 @@ fn a_damaged_thinned_generation_is_declared_and_thinned_no_further() {
     let old_run = rig.run;
     fill(&mut rig, 300, 50, 5000);
     let drained = rig.drain(true);
-    rig.pass(10_000);
-    rig.pass(10_000);
     let mut told: BTreeSet<(Run, u64)> = drained.iter().copied().collect();
     assert_eq!(told.len(), drained.len(), "nothing comes twice");
-    loop {
-        let markers = rig.spool.declarations();
-        if markers.is_empty() {
-            break;
-        }
-        for marker in markers {
-            if let Marker::Gap(gap) = &marker {
-                told.extend(seqs_of(gap).map(|seq| (gap.run, seq)));
-            }
-            rig.spool.declared(marker);
-        }
+    for gap in rig.gaps() {
+        told.extend(seqs_of(&gap).map(|seq| (gap.run, seq)));
     }
     let of = |run: &dyn Fn(Run) -> bool| told.iter().filter(|(of, _)| run(*of)).count() as u64;
     assert_eq!(of(&|run| run == old_run), 300);
@@ -308,20 +286,9 @@ fn leases_outlast_thinning_and_what_is_half_delivered_does_not_come_again() {
     for (_, seq) in rig.drain(true) {
         assert!(delivered.insert(seq), "{seq} comes twice");
     }
-    rig.pass(10_000);
-    rig.pass(10_000);
     let mut told = delivered.clone();
-    loop {
-        let markers = rig.spool.declarations();
-        if markers.is_empty() {
-            break;
-        }
-        for marker in markers {
-            if let Marker::Gap(gap) = &marker {
-                told.extend(seqs_of(gap));
-            }
-            rig.spool.declared(marker);
-        }
+    for gap in rig.gaps() {
+        told.extend(seqs_of(&gap));
     }
     assert_eq!(told, (0..count).collect());
 }
@@ -375,22 +342,11 @@ fn many_devices_keep_their_hours_too() {
             }
         }
     }
-    rig.pass(10_000);
-    rig.pass(10_000);
     let mut told = arrived.clone();
-    loop {
-        let markers = rig.spool.declarations();
-        if markers.is_empty() {
-            break;
-        }
-        for marker in markers {
-            if let Marker::Gap(gap) = &marker {
-                let there = arrived[&gap.device].range(gap.first_seq..=gap.last_seq).count();
-                assert_eq!(there as u64, gap.kept, "{gap:?}");
-                told.entry(gap.device.clone()).or_default().extend(seqs_of(gap));
-            }
-            rig.spool.declared(marker);
-        }
+    for gap in rig.gaps() {
+        let there = arrived[&gap.device].range(gap.first_seq..=gap.last_seq).count();
+        assert_eq!(there as u64, gap.kept, "{gap:?}");
+        told.entry(gap.device.clone()).or_default().extend(seqs_of(&gap));
     }
     assert_eq!(told.len() as u64, DEVICES);
     for (device, told) in told {
