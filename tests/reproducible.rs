@@ -9,23 +9,18 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use iot_agent_test_support::process::succeed;
 use iot_agent_test_support::repository;
 use tempfile::TempDir;
 
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {errors}");
-}
-
 /// The package, built from a clone of this tree's last commit.
 fn built_in(folder: &Path) -> Vec<u8> {
-    run(Command::new("git").args(["clone", "--quiet"]).arg(repository("")).arg(folder));
+    succeed(Command::new("git").args(["clone", "--quiet"]).arg(repository("")).arg(folder));
     fs::create_dir_all(folder.join("target")).unwrap();
     let tools = fs::canonicalize(repository("target/tools")).unwrap();
     std::os::unix::fs::symlink(tools, folder.join("target/tools")).unwrap();
     let mut build = Command::new(folder.join("packaging/build"));
-    run(build.args(["--profile", "thin", "amd64"]).env_remove("CARGO_TARGET_DIR"));
+    succeed(build.args(["--profile", "thin", "amd64"]).env_remove("CARGO_TARGET_DIR"));
     let packages = fs::read_dir(folder.join("target/packages")).unwrap().flatten();
     let mut packages = packages.map(|entry| entry.path());
     let package = packages.find(|path| path.extension().is_some_and(|end| end == "deb"));

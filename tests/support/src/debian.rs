@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::process::Ended;
-use crate::{eventually, repository};
+use crate::process::{Ended, output, succeed};
+use crate::{eventually, locked, repository};
 
 /// Making the root file system downloads and unpacks a hundred packages.
 const BOOT: Duration = Duration::from_secs(180);
@@ -42,10 +42,7 @@ pub fn root_without_systemd() -> PathBuf {
 fn made(release: &str, include: &str) -> PathBuf {
     let key = crc(include);
     let root = repository(&format!("target/debian/{release}-{key:08x}"));
-    fs::create_dir_all(root.parent().expect("it has one")).expect("target can be written");
-    // Two groups of tests may want it at once.
-    let lock = fs::File::create(root.with_extension("lock")).expect("target can be written");
-    lock.lock().expect("a lock");
+    let _lock = locked(&root.with_extension("lock"));
     if !root.exists() {
         let partial = root.with_extension("partial");
         let _ = fs::remove_dir_all(&partial);
@@ -339,17 +336,6 @@ fn is_up(leader: u32) -> bool {
     command.args(["-t", &leader.to_string(), "-a", "systemctl", "is-system-running"]);
     let state = text(&output(&mut command).stdout);
     ["running", "degraded"].contains(&state.trim())
-}
-
-fn output(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; `tests/run` installs it"))
-}
-
-pub(crate) fn succeed(command: &mut Command) -> String {
-    let output = output(command);
-    let errors = text(&output.stderr);
-    assert!(output.status.success(), "{command:?} (it needs root): {errors}");
-    text(&output.stdout)
 }
 
 /// What a process printed.

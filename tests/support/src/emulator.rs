@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::debian::{mirror, succeed};
-use crate::process::{Ended, log_file};
-use crate::{eventually, packages, repository};
+use crate::debian::mirror;
+use crate::process::{Ended, log_file, succeed};
+use crate::{eventually, locked, packages, repository};
 
 /// How long anything may take in a machine that a busy one emulates.
 pub const SOON: Duration = Duration::from_secs(300);
@@ -61,8 +61,6 @@ impl Board {
     /// The folder with what Debian has for it, fetched where it is missing.
     fn debian(&self) -> PathBuf {
         let folder = repository("target/emulator").join(self.arch);
-        fs::create_dir_all(folder.parent().expect("it has one")).expect("target can be written");
-        // Two groups of tests may want it at once.
         let _lock = locked(&folder.with_extension("lock"));
         if !folder.exists() {
             let partial = folder.with_extension("partial");
@@ -166,13 +164,6 @@ impl Board {
         let status = command.stdout(File::create(to).expect("the folder is ours")).status();
         assert!(status.is_ok_and(|status| status.success()), "`tests/setup` installs cpio");
     }
-}
-
-/// Waits for the lock at `path`, which is held as long as the file is open.
-fn locked(path: &Path) -> File {
-    let file = File::create(path).expect("target can be written");
-    file.lock().expect("a lock");
-    file
 }
 
 /// The only entry of a folder.

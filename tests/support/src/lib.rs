@@ -20,6 +20,7 @@ pub mod relay;
 pub mod rig;
 pub mod trace;
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -69,6 +70,15 @@ pub fn rng() -> StdRng {
 /// A path below the repository's top.
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+/// Waits for the lock at `path`, made where it is missing, which is held as
+/// long as the file is open: two groups of tests may want one thing at once.
+pub(crate) fn locked(path: &Path) -> File {
+    fs::create_dir_all(path.parent().expect("it has one")).expect("its folder can be made");
+    let file = File::create(path).expect("it can be written");
+    file.lock().expect("a lock");
+    file
 }
 
 /// The Python that `tests/run` installed, with all of `tests/requirements.txt`.

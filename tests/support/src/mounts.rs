@@ -9,6 +9,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::process::succeed;
+
 /// A mounted file system.
 pub struct Mounted {
     folder: TempDir,
@@ -102,9 +104,5 @@ impl Drop for Frozen<'_> {
 
 #[track_caller]
 fn run<'a>(program: &str, arguments: impl IntoIterator<Item = &'a OsStr>) {
-    let mut command = Command::new(program);
-    let output = command.args(arguments).output();
-    let output = output.unwrap_or_else(|e| panic!("{program}: {e}; `tests/run` installs it"));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} (it needs root): {errors}");
+    succeed(Command::new(program).args(arguments));
 }

@@ -11,6 +11,8 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::process::succeed;
+
 /// A network namespace with nothing but loopback; removed when dropped.
 pub struct Netns {
     name: String,
@@ -109,8 +111,5 @@ impl Default for Wire {
 
 #[track_caller]
 fn ip<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) {
-    let mut command = Command::new("ip");
-    let output = command.args(arguments).output().expect("`ip` is there: `tests/run` installs it");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} (it needs root): {errors}");
+    succeed(Command::new("ip").args(arguments));
 }

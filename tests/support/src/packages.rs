@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::repository;
+use crate::process::succeed;
+use crate::{locked, repository};
 
 /// The package for `arch` (`amd64`, `arm64`, `armhf`): of the folder that
 /// `IOT_TEST_DEBS` names, or else built from this tree, with thin LTO.
@@ -31,19 +32,12 @@ pub fn package(arch: &str) -> PathBuf {
 }
 
 fn build(arch: &str) {
-    // Two groups of tests may want it at once.
-    let target = repository("target");
-    fs::create_dir_all(&target).expect("target can be written");
-    let lock = fs::File::create(target.join("packages.lock")).expect("target can be written");
-    lock.lock().expect("a lock");
+    let _lock = locked(&repository("target/packages.lock"));
     let mut command = Command::new(repository("packaging/build"));
-    let output = command.args(["--profile", "thin", arch]).output().expect("packaging/build");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed:\n{errors}");
+    succeed(command.args(["--profile", "thin", arch]));
 }
 
 /// Unpacks a package into `folder`, without installing it.
 pub fn unpack(package: &Path, folder: &Path) {
-    let status = Command::new("dpkg-deb").arg("--extract").arg(package).arg(folder).status();
-    assert!(status.is_ok_and(|status| status.success()), "{} unpacks", package.display());
+    succeed(Command::new("dpkg-deb").arg("--extract").arg(package).arg(folder));
 }
