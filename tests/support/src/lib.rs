@@ -18,6 +18,7 @@ pub mod process;
 pub mod records;
 pub mod relay;
 pub mod rig;
+pub mod terraform;
 pub mod trace;
 
 use std::fs::{self, File};
