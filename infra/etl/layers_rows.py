@@ -98,10 +98,12 @@ def judge(rows):
 
 def dated(rows):
     """A clock that was never set says nothing of the day: the hour of sending does."""
-    plausible = F.col("at") >= F.lit(EPOCH).cast("timestamp")
     sent = F.col("timestamp_sent")
-    plausible &= sent.isNull() | (F.col("at") < sent + F.expr("interval 25 hours"))
     unset = F.col("clock").eqNullSafe("unsynced")
+    # A clock that was set may still be ahead of the one that told the hour.
+    ahead = F.when(unset, F.expr("interval 1 hour")).otherwise(F.expr("interval 25 hours"))
+    plausible = F.col("at") >= F.lit(EPOCH).cast("timestamp")
+    plausible &= sent.isNull() | (F.col("at") < sent + ahead)
     basis = F.when(~unset & plausible, "clock").when(unset & plausible, "unsynced")
     basis = basis.when(unset & F.col("at").isNotNull() & sent.isNotNull(), "sent")
     rows = rows.withColumn("time_basis", basis)
