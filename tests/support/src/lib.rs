@@ -83,9 +83,19 @@ pub(crate) fn locked(path: &Path) -> File {
 
 /// The Python that `tests/run` installed, with all of `tests/requirements.txt`.
 fn python() -> PathBuf {
-    let python = repository(".venv/bin/python");
-    assert!(python.exists(), "{} is missing: `tests/run` installs it", python.display());
-    python
+    installed(".venv/bin/python", "tests/run")
+}
+
+/// A program that `tests/run --full` installed, of those in
+/// `tests/requirements-full.txt` or the Python that has them.
+pub fn full(program: &str) -> PathBuf {
+    installed(&format!(".venv-full/bin/{program}"), "tests/run --full")
+}
+
+fn installed(path: &str, by: &str) -> PathBuf {
+    let path = repository(path);
+    assert!(path.exists(), "{} is missing: `{by}` installs it", path.display());
+    path
 }
 
 /// One of the scripts beside this crate.

@@ -3,8 +3,9 @@
 //! Needs root and `ip` of iproute2. Nothing here touches the host's own network.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -52,6 +53,19 @@ impl Netns {
         thread::scope(|scope| scope.spawn(enter_and_work).join()).expect("the work panicked")
     }
 
+    /// What a file of /etc says to those who are started inside after the first
+    /// call; what later calls say reaches them too.
+    pub fn etc(&self, file: &str, text: &str) {
+        let folder = self.etc_folder();
+        fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
+        // In place: what is mounted over the host's file is this very one.
+        fs::write(folder.join(file), text).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+
+    fn etc_folder(&self) -> PathBuf {
+        PathBuf::from("/etc/netns").join(&self.name)
+    }
+
     fn ip<const N: usize>(&self, arguments: [&str; N]) {
         ip(["-n", &self.name].into_iter().chain(arguments));
     }
@@ -66,6 +80,7 @@ impl Default for Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        let _ = fs::remove_dir_all(self.etc_folder());
     }
 }
 
@@ -81,13 +96,15 @@ impl Wire {
     /// The far end's address, reached from nowhere but the near end.
     pub const FAR: &str = "192.0.2.1";
     const NEAR: &str = "192.0.2.2";
+    /// An address of the wire at which nobody is.
+    pub const NOBODY: &str = "192.0.2.3";
 
     pub fn new() -> Self {
         let (near, far) = (Netns::new(), Netns::new());
         let ends = ["link", "add", "wire", "netns", &near.name];
         ip(ends.into_iter().chain(["type", "veth", "peer", "name", "wire", "netns", &far.name]));
         for (end, address) in [(&near, Self::NEAR), (&far, Self::FAR)] {
-            end.ip(["address", "add", &format!("{address}/30"), "dev", "wire"]);
+            end.ip(["address", "add", &format!("{address}/29"), "dev", "wire"]);
             end.ip(["link", "set", "wire", "up"]);
         }
         Self { near, far }
