@@ -1,51 +1,34 @@
 """The tables that follow from raw rows: samples, markers, quarantine, arrivals."""
 
+import json
+import pathlib
+
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 IDENTITY = ["id_device", "run", "seq"]
 
+
+def columns(table):
+    """Of a table in tables.json, which Terraform reads as well. On Glue it lies in
+    the working folder."""
+    beside = pathlib.Path(__file__).with_name("tables.json")
+    text = (beside if beside.exists() else pathlib.Path("tables.json")).read_text()
+    return [(column["name"], column["type"]) for column in json.loads(text)[table]]
+
+
 # Which objects a (device, run, seq) came in, as stretches of seqs: what counts
 # duplicates and completeness, and says on which dates a sample may be already.
-ARRIVALS = [
-    ("raw_object", "string"),
-    ("id_device", "string"),
-    ("run", "bigint"),
-    ("event_date", "date"),
-    ("first_seq", "bigint"),
-    ("last_seq", "bigint"),
-    ("copies", "bigint"),
-]
-MARKERS = [
-    ("id_device", "string"),
-    ("timestamp", "timestamp"),
-    ("timestamp_sent", "timestamp"),
-    ("simulated", "boolean"),
-    ("agent_version", "string"),
-    ("kind", "string"),
-    ("run", "bigint"),
-    ("first_seq", "bigint"),
-    ("last_seq", "bigint"),
-    ("kept", "bigint"),
-    ("reason", "string"),
-]
-QUARANTINE = [
-    ("raw_object", "string"),
-    ("reason", "string"),
-    ("id_device", "string"),
-    ("run", "bigint"),
-    ("seq", "bigint"),
-    ("timestamp", "string"),
-    ("timestamp_sent", "timestamp"),
-    ("record", "string"),
-]
+ARRIVALS = columns("arrivals")
+MARKERS = columns("markers")
+QUARANTINE = columns("quarantine")
 
 
 def sample_columns(raw):
     """The columns of processed samples, given those of raw rows."""
     typed = {"timestamp": "timestamp"}
     found = [(name, typed.get(name, kind)) for name, kind in raw if name != "marker"]
-    return [*found, ("timestamp_sent", "timestamp"), ("time_basis", "string")]
+    return [*found, *columns("samples")]
 
 
 def select(rows, columns, *more):

@@ -3,49 +3,14 @@
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
+from layers_tables import columns
+
 READINGS = ["temperature", "cpu", "ram", "hd"]
 
 # A device that samples more seldom than this is looked for in longer slots.
 SLOT_MINUTES = [1, 5, 15, 60]
 
-
-def figure_columns():
-    of = [f"{reading}_{figure}" for reading in READINGS for figure in ("min", "mean", "max", "p95")]
-    return [(name, "double") for name in of]
-
-
-HOURLY = [
-    ("id_device", "string"),
-    ("simulated", "boolean"),
-    ("hour", "timestamp"),
-    ("samples", "bigint"),
-    ("unsynced", "bigint"),
-    *figure_columns(),
-    ("availability", "double"),
-]
-DAILY = [
-    ("id_device", "string"),
-    ("simulated", "boolean"),
-    ("samples", "bigint"),
-    ("unsynced", "bigint"),
-    ("undated", "bigint"),
-    *figure_columns(),
-    ("hours_seen", "bigint"),
-    ("availability", "double"),
-]
-COMPLETENESS = [
-    ("id_device", "string"),
-    ("run", "bigint"),
-    ("open", "boolean"),
-    ("reason", "string"),
-    ("last_seq", "bigint"),
-    ("present", "bigint"),
-    ("duplicated", "bigint"),
-    ("declared", "bigint"),
-    ("missing", "bigint"),
-    ("before_first", "bigint"),
-    ("beyond_end", "bigint"),
-]
+HOURLY, DAILY, COMPLETENESS = (columns(table) for table in ("hourly", "daily", "completeness"))
 
 
 def figures():
