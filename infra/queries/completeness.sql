@@ -4,7 +4,8 @@
 -- samples. On Athena that is the table of infra/schema/sample.json. On DuckDB:
 --
 --   create view samples as
---   from read_parquet('LAKE/data/*/*.parquet', union_by_name = true, hive_partitioning = true);
+--   from read_parquet('LAKE/data/*/*.parquet', union_by_name = true,
+--       hive_partitioning = true, hive_types = {'timestamp_sent': varchar});
 --
 -- Every run must be read from its beginning: a condition on timestamp_sent that
 -- cuts a run makes the rest of it missing.

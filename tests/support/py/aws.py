@@ -2,15 +2,18 @@
 
 usage: aws.py create ENDPOINT SCHEMA STREAM BUCKET
        aws.py fetch ENDPOINT BUCKET FOLDER
+       aws.py athena ENDPOINT BUCKET SQL
 
 `create` makes the bucket, the Glue table of the schema file and a Firehose
 stream as infra/ would: de-aggregation, partitions by `timestamp_sent`, Parquet
 by the table's columns. `fetch` copies every object of the bucket into FOLDER.
+`athena` prints the rows of SQL over that table, one JSON object of texts a line.
 """
 
 import json
 import pathlib
 import sys
+import time
 
 import botocore.session
 
@@ -45,7 +48,11 @@ def create(endpoint, schema, stream, bucket):
         TableInput={
             "Name": TABLE,
             "PartitionKeys": [{"Name": "timestamp_sent", "Type": "string"}],
-            "StorageDescriptor": {"Columns": columns, "Location": f"s3://{bucket}/data/"},
+            "StorageDescriptor": {
+                "Columns": columns,
+                "Location": f"s3://{bucket}/data/",
+                "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
+            },
         },
     )
     client("firehose", endpoint).create_delivery_stream(
@@ -108,5 +115,29 @@ def fetch(endpoint, bucket, folder):
             path.write_bytes(s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read())
 
 
+def athena(endpoint, bucket, sql):
+    client_ = client("athena", endpoint)
+    query = client_.start_query_execution(
+        QueryString=sql,
+        QueryExecutionContext={"Database": DATABASE},
+        ResultConfiguration={"OutputLocation": f"s3://{bucket}/athena-results/"},
+    )["QueryExecutionId"]
+    deadline = time.monotonic() + 60
+    while True:
+        status = client_.get_query_execution(QueryExecutionId=query)["QueryExecution"]["Status"]
+        if status["State"] not in ("QUEUED", "RUNNING"):
+            break
+        if time.monotonic() > deadline:
+            sys.exit(f"Athena has no answer after a minute: {status}")
+        time.sleep(0.05)
+    if status["State"] != "SUCCEEDED":
+        sys.exit(f"Athena: {status}")
+    pages = client_.get_paginator("get_query_results").paginate(QueryExecutionId=query)
+    rows = [row["Data"] for page in pages for row in page["ResultSet"]["Rows"]]
+    names = [cell["VarCharValue"] for cell in rows[0]]
+    for row in rows[1:]:
+        print(json.dumps(dict(zip(names, [cell.get("VarCharValue") for cell in row]))))
+
+
 if __name__ == "__main__":
-    {"create": create, "fetch": fetch}[sys.argv[1]](*sys.argv[2:])
+    {"create": create, "fetch": fetch, "athena": athena}[sys.argv[1]](*sys.argv[2:])

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::{Ended, free_port, log_file};
@@ -77,6 +78,13 @@ impl Ministack {
         aws(["fetch", &self.endpoint(), bucket, &folder.to_string_lossy()]);
         folder
     }
+
+    /// The rows of `sql` over the table `raw`, as Athena gives them: texts.
+    #[track_caller]
+    pub fn athena(&self, bucket: &str, sql: &str) -> Vec<Value> {
+        let answer = aws(["athena", &self.endpoint(), bucket, sql]);
+        answer.lines().map(|row| serde_json::from_str(row).expect("aws.py prints JSON")).collect()
+    }
 }
 
 fn ready(port: u16) -> bool {
@@ -92,7 +100,7 @@ fn ready(port: u16) -> bool {
 }
 
 #[track_caller]
-fn aws<const N: usize>(arguments: [&str; N]) {
+fn aws<const N: usize>(arguments: [&str; N]) -> String {
     let output = Command::new(crate::python())
         .arg(crate::script("aws.py"))
         .args(arguments)
@@ -100,4 +108,5 @@ fn aws<const N: usize>(arguments: [&str; N]) {
         .expect("python starts");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "aws.py {arguments:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
