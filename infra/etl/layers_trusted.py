@@ -126,8 +126,8 @@ counted as (
         sum(greatest(last_seq - new_from + 1, 0)) as told,
         upto + 1 - sum(greatest(least(last_seq, upto) - new_from + 1, 0)) as missing,
         head - sum(greatest(least(last_seq, head - 1) - new_from + 1, 0)) as before_first,
-        sum(coalesce(here * greatest(last_seq - greatest(first_seq, end_seq + 1) + 1, 0), 0))
-            as beyond_end
+        sum(case when here = 1 and last_seq > end_seq
+            then last_seq - greatest(first_seq, end_seq + 1) + 1 else 0 end) as beyond_end
     from bounded group by id_device, run, end_seq, reason, upto, head
 )
 select
