@@ -147,7 +147,7 @@ fn add(lake: &Path, hour: &str, name: &str, rows: &str) -> PathBuf {
 fn one(device: &str, changes: &str) -> String {
     format!(
         "select * exclude (timestamp_sent) replace ({changes}) from lake \
-         where id_device = '{device}' and seq = 5 and marker is null limit 1"
+         where id_device = '{device}' and run is not null and seq = 5 limit 1"
     )
 }
 
@@ -184,7 +184,7 @@ fn assert_processed(lake: &Path, wanted: &BTreeMap<(String, u64, u64), Value>) {
         fields.remove("marker");
         let set = fields["clock"] != "unsynced";
         fields.insert("time_basis".into(), json!(if set { "clock" } else { "unsynced" }));
-        fields.insert("event_date".into(), json!(text(&row, "timestamp")[..10]));
+        fields.insert("event_date".into(), json!(text(&row, "timestamp").get(..10)));
         assert_eq!(row, raw);
     }
 }
@@ -268,36 +268,50 @@ fn raw_rows_become_typed_once_and_the_bad_ones_say_why() {
     let good = first_sent(doubled);
     assert!(good.len() == raw.len() && raw.len() > 8000, "{} of {}", good.len(), raw.len());
 
-    let bad = [
-        ("no-id", one("sim-0001", "null as id_device"), "identity missing"),
-        ("no-run", one("sim-0001", "null as run"), "identity missing"),
+    let mut wanted = BTreeMap::new();
+    for (name, rows, reason) in bad() {
+        add(&lake, &sent, name, &rows);
+        wanted.insert(format!("data/timestamp_sent={sent}/{name}.parquet"), reason.to_owned());
+    }
+    // What never knew the time is kept, on the day of its sending.
+    let unset =
+        "'no-clock' as id_device, '1970-01-01T00:00:05.000Z' as timestamp, 'unsynced' as clock";
+    add(&lake, &yesterday, "no-clock", &one("sim-0001", unset));
+    assert_quarantine_and_rest(&lake, &sent, &wanted, &good);
+}
+
+/// Names of objects, the row in each, and why it is bad.
+fn bad() -> Vec<(&'static str, String, &'static str)> {
+    vec![
+        ("no-id", one("sim-0001", "null::varchar as id_device"), "identity missing"),
+        ("no-run", one("sim-0001", "null::bigint as run"), "identity missing"),
         ("odd-id", one("sim-0001", "'a b' as id_device"), "identity invalid"),
         (
             "no-date",
-            one("sim-0001", "'yesterday' as timestamp, 1000001 as seq"),
+            one("sim-0001", "'yesterday' as timestamp, 1000001::bigint as seq"),
             "timestamp unparsable",
         ),
         (
             "day-30",
-            one("sim-0001", "'2026-02-30T00:00:00.000Z' as timestamp, 1000002 as seq"),
+            one("sim-0001", "'2026-02-30T00:00:00.000Z' as timestamp, 1000002::bigint as seq"),
             "timestamp unparsable",
         ),
         (
             "old",
             one(
                 "sim-0001",
-                "'1970-01-01T00:00:05.000Z' as timestamp, 'synced' as clock, 1000003 as seq",
+                "'1970-01-01T00:00:05.000Z' as timestamp, 'synced' as clock, 1000003::bigint as seq",
             ),
             "timestamp out of range",
         ),
         (
             "cpu",
-            one("sim-0001", "1.5 as cpu, 'nan'::double as ram, 1000004 as seq"),
+            one("sim-0001", "1.5::double as cpu, 'nan'::double as ram, 1000004::bigint as seq"),
             "cpu out of range, ram out of range",
         ),
         (
             "heat",
-            one("sim-0001", "-273.1 as temperature, 1000005 as seq"),
+            one("sim-0001", "-273.1::double as temperature, 1000005::bigint as seq"),
             "temperature out of range",
         ),
         (
@@ -314,22 +328,15 @@ fn raw_rows_become_typed_once_and_the_bad_ones_say_why() {
             ),
             "marker malformed",
         ),
-    ];
-    let mut wanted = BTreeMap::new();
-    for (name, rows, reason) in &bad {
-        add(&lake, &sent, name, rows);
-        wanted.insert(format!("data/timestamp_sent={sent}/{name}.parquet"), (*reason).to_owned());
-    }
-    // What never knew the time is kept, on the day of its sending.
-    let unset =
-        "'no-clock' as id_device, '1970-01-01T00:00:05.000Z' as timestamp, 'unsynced' as clock";
-    add(&lake, &yesterday, "no-clock", &one("sim-0001", unset));
-    assert_quarantine_and_rest(&lake, &sent, &wanted, &good);
+    ]
 }
+
+const MARKER: &str = "struct(kind varchar, run bigint, first_seq bigint, last_seq bigint, \
+     kept bigint, reason varchar)";
 
 fn marker(fields: &str) -> String {
     format!(
-        "select * exclude (timestamp_sent) replace ({fields} as marker) from lake \
+        "select * exclude (timestamp_sent) replace ({fields}::{MARKER} as marker) from lake \
          where marker is not null limit 1"
     )
 }

@@ -91,7 +91,8 @@ fn drop_fields(record: &mut Value, names: &[&str]) {
     fields.retain(|name, _| !names.contains(&name.as_str()));
 }
 
-fn drop_nulls(value: &mut Value) {
+/// As JSON has it: members that are null are left out.
+pub fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.retain(|_, value| !value.is_null());
