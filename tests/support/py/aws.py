@@ -1,12 +1,19 @@
 """Asks the AWS stand-in for what a test needs.
 
 usage: aws.py create ENDPOINT SCHEMA STREAM BUCKET
+       aws.py apply ENDPOINT PLAN
+       aws.py device ENDPOINT POLICY
+       aws.py allowed ENDPOINT STREAM OTHER BUCKET KEY SECRET
+       aws.py put ENDPOINT STREAM TEXT
        aws.py fetch ENDPOINT BUCKET FOLDER
-       aws.py athena ENDPOINT BUCKET SQL
+       aws.py athena ENDPOINT BUCKET SQL [DATABASE]
 
 `create` makes the bucket, the Glue table of the schema file and a Firehose
 stream as infra/ would: de-aggregation, partitions by `timestamp_sent`, Parquet
-by the table's columns. `fetch` copies every object of the bucket into FOLDER.
+by the table's columns. `apply` makes the three of a Terraform plan, which the file
+PLAN holds as JSON. `device` makes a user with a policy and prints its key and secret.
+`allowed` tries with these what a device may do and what it may not, and prints what
+was allowed, a line each. `put` sends a record of TEXT. `fetch` copies every object of the bucket into FOLDER.
 `athena` prints the rows of SQL over that table, one JSON object of texts a line.
 """
 
@@ -15,6 +22,7 @@ import pathlib
 import sys
 import time
 
+import botocore.exceptions
 import botocore.session
 
 DATABASE, TABLE = "iot", "raw"
@@ -22,13 +30,13 @@ ACCOUNT, REGION = "000000000000", "eu-west-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/firehose"
 
 
-def client(service, endpoint):
+def client(service, endpoint, key="test", secret="test"):
     return botocore.session.get_session().create_client(
         service,
         region_name=REGION,
         endpoint_url=endpoint,
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
     )
 
 
@@ -59,6 +67,138 @@ def create(endpoint, schema, stream, bucket):
         DeliveryStreamName=stream,
         DeliveryStreamType="DirectPut",
         ExtendedS3DestinationConfiguration=destination(bucket),
+    )
+
+
+def apply(endpoint, plan):
+    def resources(module):
+        yield from module.get("resources", [])
+        for child in module.get("child_modules", []):
+            yield from resources(child)
+
+    planned = json.loads(pathlib.Path(plan).read_text())["planned_values"]["root_module"]
+    of = {resource["type"]: resource["values"] for resource in resources(planned)}
+    stream, table = of["aws_kinesis_firehose_delivery_stream"], of["aws_glue_catalog_table"]
+    storage = table["storage_descriptor"][0]
+    client("s3", endpoint).create_bucket(
+        Bucket=of["aws_s3_bucket"]["bucket"],
+        CreateBucketConfiguration={"LocationConstraint": REGION},
+    )
+    glue = client("glue", endpoint)
+    glue.create_database(DatabaseInput={"Name": table["database_name"]})
+    glue.create_table(
+        DatabaseName=table["database_name"],
+        TableInput={
+            "Name": table["name"],
+            "PartitionKeys": columns(table["partition_keys"]),
+            "Parameters": table["parameters"],
+            "StorageDescriptor": {
+                "Columns": columns(storage["columns"]),
+                "Location": storage["location"],
+                "InputFormat": storage["input_format"],
+            },
+        },
+    )
+    client("firehose", endpoint).create_delivery_stream(
+        DeliveryStreamName=stream["name"],
+        DeliveryStreamType="DirectPut",
+        ExtendedS3DestinationConfiguration=planned_destination(
+            stream["extended_s3_configuration"][0]
+        ),
+    )
+
+
+def columns(planned):
+    return [{"Name": column["name"], "Type": column["type"]} for column in planned]
+
+
+def planned_destination(config):
+    # A role's ARN is known only once it is there.
+    conversion = config["data_format_conversion_configuration"][0]
+    schema = conversion["schema_configuration"][0]
+    formats = conversion["input_format_configuration"][0]["deserializer"][0]
+    assert formats["open_x_json_ser_de"] and not formats["hive_json_ser_de"]
+    processing = config["processing_configuration"][0]
+    return {
+        "RoleARN": ROLE,
+        "BucketARN": config["bucket_arn"],
+        "Prefix": config["prefix"],
+        "ErrorOutputPrefix": config["error_output_prefix"],
+        "BufferingHints": {
+            "SizeInMBs": config["buffering_size"],
+            "IntervalInSeconds": config["buffering_interval"],
+        },
+        "CompressionFormat": config["compression_format"],
+        "DynamicPartitioningConfiguration": {
+            "Enabled": config["dynamic_partitioning_configuration"][0]["enabled"]
+        },
+        "ProcessingConfiguration": {
+            "Enabled": processing["enabled"],
+            "Processors": [
+                processor(
+                    each["type"],
+                    **{p["parameter_name"]: p["parameter_value"] for p in each["parameters"]},
+                )
+                for each in processing["processors"]
+            ],
+        },
+        "DataFormatConversionConfiguration": {
+            "Enabled": conversion["enabled"],
+            "InputFormatConfiguration": {"Deserializer": {"OpenXJsonSerDe": {}}},
+            "OutputFormatConfiguration": {"Serializer": {"ParquetSerDe": {}}},
+            "SchemaConfiguration": {
+                "RoleARN": ROLE,
+                "DatabaseName": schema["database_name"],
+                "TableName": schema["table_name"],
+                "Region": REGION,
+            },
+        },
+    }
+
+
+def device(endpoint, policy):
+    iam = client("iam", endpoint)
+    iam.create_user(UserName="device")
+    iam.put_user_policy(UserName="device", PolicyName="deliver", PolicyDocument=policy)
+    key = iam.create_access_key(UserName="device")["AccessKey"]
+    print(json.dumps({"key": key["AccessKeyId"], "secret": key["SecretAccessKey"]}))
+
+
+def allowed(endpoint, stream, other, bucket, key, secret):
+    def firehose():
+        return client("firehose", endpoint, key, secret)
+
+    record = {"Data": b"{}"}
+    tries = {
+        "describe": lambda: firehose().describe_delivery_stream(DeliveryStreamName=stream),
+        "put batch": lambda: firehose().put_record_batch(
+            DeliveryStreamName=stream, Records=[record]
+        ),
+        "put batch elsewhere": lambda: firehose().put_record_batch(
+            DeliveryStreamName=other, Records=[record]
+        ),
+        "put one": lambda: firehose().put_record(DeliveryStreamName=stream, Record=record),
+        "delete": lambda: firehose().delete_delivery_stream(DeliveryStreamName=other),
+        "list objects": lambda: client("s3", endpoint, key, secret).list_objects_v2(Bucket=bucket),
+        "read tables": lambda: client("glue", endpoint, key, secret).get_tables(DatabaseName="iot"),
+        "list users": lambda: client("iam", endpoint, key, secret).list_users(),
+        "wrong secret": lambda: client("firehose", endpoint, key, "wrong").put_record_batch(
+            DeliveryStreamName=stream, Records=[record]
+        ),
+    }
+    for name, attempt in tries.items():
+        try:
+            attempt()
+            print(name)
+        except botocore.exceptions.ClientError as error:
+            code = error.response["Error"]["Code"]
+            if not any(word in code for word in ("AccessDenied", "Signature", "InvalidClient")):
+                sys.exit(f"{name}: {error}")
+
+
+def put(endpoint, stream, text):
+    client("firehose", endpoint).put_record_batch(
+        DeliveryStreamName=stream, Records=[{"Data": text.encode()}]
     )
 
 
@@ -115,11 +255,11 @@ def fetch(endpoint, bucket, folder):
             path.write_bytes(s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read())
 
 
-def athena(endpoint, bucket, sql):
+def athena(endpoint, bucket, sql, database=DATABASE):
     client_ = client("athena", endpoint)
     query = client_.start_query_execution(
         QueryString=sql,
-        QueryExecutionContext={"Database": DATABASE},
+        QueryExecutionContext={"Database": database},
         ResultConfiguration={"OutputLocation": f"s3://{bucket}/athena-results/"},
     )["QueryExecutionId"]
     deadline = time.monotonic() + 60
@@ -140,4 +280,5 @@ def athena(endpoint, bucket, sql):
 
 
 if __name__ == "__main__":
-    {"create": create, "fetch": fetch, "athena": athena}[sys.argv[1]](*sys.argv[2:])
+    verbs = [allowed, apply, athena, create, device, fetch, put]
+    {verb.__name__: verb for verb in verbs}[sys.argv[1]](*sys.argv[2:])

@@ -28,8 +28,18 @@ pub struct Ministack {
 }
 
 impl Ministack {
-    /// Starts one on a free port, with a state of its own.
+    /// Starts one on a free port, with a state of its own. Whoever signs may do
+    /// everything.
     pub fn start() -> Self {
+        Self::with([])
+    }
+
+    /// [`Ministack::start`], which lets users do only what their policies allow.
+    pub fn strict() -> Self {
+        Self::with([("AUTH", "true")])
+    }
+
+    fn with<const N: usize>(more: [(&str, &str); N]) -> Self {
         let (port, folder) = (free_port(), TempDir::new().expect("a temporary folder"));
         let log = folder.path().join("log");
         let server = Command::new(crate::python())
@@ -44,6 +54,7 @@ impl Ministack {
             .env("BIND_HOST", "127.0.0.1")
             .env("MINISTACK_HOST", "127.0.0.1")
             .env("IOT_MTLS_ENABLED", "0")
+            .envs(more)
             .stdout(log_file(&log))
             .stderr(log_file(&log))
             .spawn()
@@ -71,6 +82,38 @@ impl Ministack {
         aws(["create", &self.endpoint(), &schema.to_string_lossy(), stream, bucket]);
     }
 
+    /// Makes the bucket, table and stream that a Terraform plan has, as it has
+    /// them; but for roles, which are known only after an apply.
+    pub fn apply(&self, plan: &Value) {
+        let path = self.folder.path().join("plan.json");
+        std::fs::write(&path, plan.to_string()).expect("a file in a folder of ours");
+        aws(["apply", &self.endpoint(), &path.to_string_lossy()]);
+    }
+
+    /// A user who may do what `policy` says: access key and secret.
+    pub fn device(&self, policy: &str) -> (String, String) {
+        let answer = aws(["device", &self.endpoint(), policy]);
+        let answer: Value = serde_json::from_str(&answer).expect("aws.py prints JSON");
+        let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+        (text("key"), text("secret"))
+    }
+
+    /// What of all that `aws.py` tries these credentials may do.
+    pub fn allowed(
+        &self,
+        stream: &str,
+        other: &str,
+        bucket: &str,
+        key: &(String, String),
+    ) -> String {
+        aws(["allowed", &self.endpoint(), stream, other, bucket, &key.0, &key.1])
+    }
+
+    /// Sends a record.
+    pub fn put(&self, stream: &str, text: &str) {
+        aws(["put", &self.endpoint(), stream, text]);
+    }
+
     /// All that the bucket holds by this time, as files of the same names:
     /// `data/` is a lake, `errors/` is what Firehose could not deliver.
     pub fn fetch(&self, bucket: &str) -> PathBuf {
@@ -82,7 +125,13 @@ impl Ministack {
     /// The rows of `sql` over the table `raw`, as Athena gives them: texts.
     #[track_caller]
     pub fn athena(&self, bucket: &str, sql: &str) -> Vec<Value> {
-        let answer = aws(["athena", &self.endpoint(), bucket, sql]);
+        self.athena_in("iot", bucket, sql)
+    }
+
+    /// [`Ministack::athena`], of another database.
+    #[track_caller]
+    pub fn athena_in(&self, database: &str, bucket: &str, sql: &str) -> Vec<Value> {
+        let answer = aws(["athena", &self.endpoint(), bucket, sql, database]);
         answer.lines().map(|row| serde_json::from_str(row).expect("aws.py prints JSON")).collect()
     }
 }
