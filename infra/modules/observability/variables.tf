@@ -37,7 +37,7 @@ variable "topic_kms_key_id" {
 }
 
 variable "emails" {
-  description = "Addresses that are told of alarms and of the budget. Each is asked by AWS to confirm."
+  description = "Addresses that are told of the budget and, by the topic that the module makes, of alarms. Each is asked by AWS to confirm."
   type        = list(string)
   default     = []
 

@@ -61,6 +61,20 @@ run "topic_of_ones_own" {
   }
 }
 
+run "budget_of_a_tag" {
+  command = plan
+
+  variables {
+    budget_usd = 20
+    budget_tag = { key = "project", value = "iot" }
+  }
+
+  assert {
+    condition     = one(aws_budgets_budget.month[0].cost_filter).values == tolist(["user:project$iot"])
+    error_message = "A tag is named as AWS Budgets names it."
+  }
+}
+
 run "budget_that_tells_nobody" {
   command = plan
 
