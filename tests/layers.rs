@@ -478,12 +478,16 @@ fn late_data_rewrites_its_dates_alone_and_a_crash_changes_nothing() {
 #[test]
 fn a_commit_torn_at_any_step_is_finished_or_undone_by_the_next_start() {
     let folder: TempDir = tempfile::tempdir().unwrap();
-    let script = repository("tests/support/py/torn_commit.py");
-    let mut command = Command::new(repository(".venv/bin/python"));
-    command.arg(script).arg(folder.path()).env("PYTHONPATH", repository("infra/etl"));
-    let said = succeed(&mut command);
-    println!("{said}");
-    assert!(said.contains("whole after each of"), "{said}");
+    let ministack = Ministack::start();
+    let (folder, endpoint) = (folder.path().to_string_lossy(), ministack.endpoint());
+    for place in [&[&*folder][..], &[&*endpoint, "lake"]] {
+        let script = repository("tests/support/py/torn_commit.py");
+        let mut command = Command::new(repository(".venv/bin/python"));
+        command.arg(script).args(place).env("PYTHONPATH", repository("infra/etl"));
+        let said = succeed(&mut command);
+        println!("{place:?}: {said}");
+        assert!(said.contains("whole after each of"), "{said}");
+    }
 }
 
 #[test]

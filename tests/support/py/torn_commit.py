@@ -1,6 +1,7 @@
 """Tears the commit of infra/etl at each of its steps.
 
 usage: torn_commit.py FOLDER
+       torn_commit.py ENDPOINT BUCKET
 
 A small lake is brought from one state to the next with a store that fails at its
 n-th step, for every n. After the next start all must be old or all new, and nothing
@@ -8,12 +9,11 @@ staged may be left.
 """
 
 import itertools
-import pathlib
-import shutil
 import sys
 
+import botocore.session
 from layers_state import STAGING, State
-from layers_store import LocalStore
+from layers_store import LocalStore, S3Store
 
 OLD = {"processed/a": b"old a", "processed/b": b"old b", "trusted/gone": b"old"}
 NEW = {"processed/a": b"new a", "processed/b": b"new b", "trusted/c": b"new c"}
@@ -24,8 +24,8 @@ class Torn(Exception):
     pass
 
 
-class TearingStore(LocalStore):
-    """Fails at its n-th change."""
+class Tearing:
+    """A store that fails at its n-th change."""
 
     left = None
 
@@ -56,20 +56,26 @@ def tables(store):
     return {name: store.read(name) for name in found}
 
 
-def lake(folder):
-    shutil.rmtree(folder, ignore_errors=True)
-    store = LocalStore(folder)
+class TearingFolder(Tearing, LocalStore):
+    pass
+
+
+class TearingBucket(Tearing, S3Store):
+    pass
+
+
+def fill(store):
+    for prefix in ["data", "processed", "trusted", "etl"]:
+        store.delete_all(prefix)
     for name, data in [*OLD.items(), (RAW, b"raw")]:
         store.write(name, data)
     for name, data in NEW.items():
         store.write(f"{STAGING}/1/{name}", data)
-    return store
 
 
-def tear(folder, step):
+def tear(store, tearing, step):
     """Whether the commit went through before that step; and its outcome is whole."""
-    store = lake(folder)
-    tearing = TearingStore(folder)
+    fill(store)
     tearing.left = step
     moves = [(f"{STAGING}/1/{name}", name) for name in sorted(NEW)]
     try:
@@ -85,9 +91,24 @@ def tear(folder, step):
     return torn, seen
 
 
+def stores(place, bucket=None):
+    if bucket is None:
+        return LocalStore(place), TearingFolder(place)
+    client = botocore.session.get_session().create_client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=place,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    client.create_bucket(Bucket=bucket)
+    return S3Store(client, bucket), TearingBucket(client, bucket)
+
+
+store, tearing = stores(*sys.argv[1:])
 outcomes = []
 for step in itertools.count():
-    torn, seen = tear(pathlib.Path(sys.argv[1], "lake"), step)
+    torn, seen = tear(store, tearing, step)
     if not torn:
         break
     outcomes.append(seen)
