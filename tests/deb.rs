@@ -12,6 +12,8 @@
 mod contents;
 #[path = "deb/credentials.rs"]
 mod credentials;
+#[path = "deb/docs.rs"]
+mod docs;
 #[path = "deb/hangs.rs"]
 mod hangs;
 #[path = "deb/install.rs"]

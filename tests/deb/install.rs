@@ -74,18 +74,3 @@ fn purge_leaves_nothing() {
     assert!(left.is_empty(), "left after a purge: {left:?}");
     assert!(!system.is("pidof iot-agent"));
 }
-
-#[test]
-fn an_apt_repository_of_the_packages_serves_them() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(crate::package("amd64"), folder.path().join("iot-agent.deb")).unwrap();
-    let make = "apt-ftparchive packages . >Packages && gzip -k9 Packages && \
-                apt-ftparchive release . >Release";
-    let made = std::process::Command::new("sh").args(["-c", make]).current_dir(&folder).status();
-    assert!(made.unwrap().success(), "apt-ftparchive: `tests/run` installs it");
-    let system = Boot::default().bind(folder.path(), "/repository").start();
-    let list = "deb [trusted=yes] file:/repository ./\n";
-    std::fs::write(system.path("/etc/apt/sources.list"), list).unwrap();
-    system.must(&format!("apt-get update && {INSTALL} iot-agent"));
-    system.wait_for("systemctl is-active iot-agent");
-}

@@ -1,0 +1,88 @@
+//! What packaging/README.md tells people to type, typed.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use iot_agent_test_support::debian::{Boot, System};
+use iot_agent_test_support::process::succeed;
+use iot_agent_test_support::repository;
+
+use crate::{INSTALL, booted, package};
+
+/// The block of code after `mark`.
+#[track_caller]
+fn block(mark: &str) -> String {
+    let path = repository("packaging/README.md");
+    let text = fs::read_to_string(path).unwrap();
+    let (_, after) = text.split_once(mark).unwrap_or_else(|| panic!("no {mark}"));
+    let (_, block) = after.split_once("```").unwrap();
+    let (block, _) = block.split_once("\n```").unwrap();
+    block.split_once('\n').unwrap().1.to_owned()
+}
+
+#[test]
+fn a_signed_apt_repository_serves_the_packages_to_those_who_have_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let packages = folder.path().join("target/packages");
+    fs::create_dir_all(&packages).unwrap();
+    fs::copy(package("amd64"), packages.join("iot-agent.deb")).unwrap();
+    let keys = folder.path().join("gnupg");
+    let shell = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-ec", script]).current_dir(&folder).env("GNUPGHOME", &keys);
+        succeed(&mut command)
+    };
+    shell(
+        "install -d -m 700 gnupg; \
+         gpg --batch --quiet --passphrase '' --quick-generate-key test@iot-agent.example; \
+         gpg --armor --export >iot.asc",
+    );
+    shell(&block("**A repository for apt**"));
+    shell("gpgconf --kill all");
+    let system = Boot::default().bind(&folder.path().join("repository"), "/repository").start();
+    let text = fs::read_to_string(repository("packaging/README.md")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("`deb [signed-by="));
+    let line = line.expect("what goes into sources.list").trim_end_matches('`');
+    let list = format!("deb [signed-by={line}\n")
+        .replace("https://packages.example.net/", "file:/repository");
+    fs::write(system.path("/etc/apt/sources.list"), list).unwrap();
+    assert!(!system.is("apt-get update && apt-get install -y iot-agent"), "without its key");
+    fs::create_dir_all(system.path("/etc/apt/keyrings")).unwrap();
+    fs::copy(folder.path().join("iot.asc"), system.path("/etc/apt/keyrings/iot.asc")).unwrap();
+    system.must(&format!("apt-get update && {INSTALL} iot-agent"));
+    system.wait_for("systemctl is-active iot-agent");
+}
+
+/// A system with a boot partition as the documentation has it prepared, on which
+/// `script` is run.
+#[track_caller]
+fn first_boot(script: &str) -> System {
+    let system = booted();
+    let boot = system.path("/boot/firmware");
+    fs::create_dir_all(&boot).unwrap();
+    let put = |name: &str, text: &str| fs::write(boot.join(name), text).unwrap();
+    put("iot-agent.toml", "[sample]\ninterval = \"3s\"\n");
+    put("credentials", "[default]\naws_access_key_id = x\naws_secret_access_key = y\n");
+    fs::copy(package("amd64"), boot.join("iot-agent_0.1.0-1_arm64.deb")).unwrap();
+    system.must(script);
+    system.wait_for("systemctl is-active iot-agent");
+    system.must("iot-agent check --offline");
+    assert!(system.is("test $(stat -c %a /etc/iot-agent.credentials) = 600"));
+    assert!(!Path::new(&boot.join("credentials")).exists(), "secrets stay on the boot partition");
+    assert!(system.is("journalctl -b -u iot-agent -o cat | grep -q fleet.toml"));
+    system
+}
+
+#[test]
+fn the_first_boot_with_cloud_init_installs_and_configures() {
+    let user_data = block("in `user-data`");
+    let commands = user_data.lines().filter_map(|line| line.strip_prefix("  - "));
+    first_boot(&commands.collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn the_first_boot_with_firstrun_installs_and_configures() {
+    let system = first_boot(&block("`firstrun.sh`"));
+    assert_eq!(system.must("cat /etc/hostname").trim(), "pi-attic");
+}
