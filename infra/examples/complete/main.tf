@@ -45,8 +45,10 @@ module "layers" {
 module "observability" {
   source = "../../modules/observability"
 
-  name        = var.name
-  stream_name = module.ingest.stream_name
-  emails      = var.emails
-  budget_usd  = var.budget_usd
+  name                  = var.name
+  stream_name           = module.ingest.stream_name
+  stream_log_group_name = module.ingest.log_group_name
+  job_log_group_name    = module.layers.output_log_group_name
+  emails                = var.emails
+  budget_usd            = var.budget_usd
 }

@@ -13,6 +13,11 @@ output "log_group_names" {
   value       = sort([for group in aws_cloudwatch_log_group.job : group.name])
 }
 
+output "output_log_group_name" {
+  description = "Name of the log group that has what the job says."
+  value       = aws_cloudwatch_log_group.job["${local.log_prefix}/output"].name
+}
+
 output "processed" {
   description = "Name of the table of samples."
   value       = aws_glue_catalog_table.layers["processed"].name

@@ -7,12 +7,9 @@ locals {
   partition = data.aws_partition.current.partition
   region    = data.aws_region.current.region
 
-  make_topic = var.alarm_topic_arn == null
-  topic_arn  = local.make_topic ? "arn:${local.partition}:sns:${local.region}:${local.account}:${var.name}-alarms" : var.alarm_topic_arn
-
-  # A metric's name, its statistic, and what about it is bad. Each is looked at
-  # every five minutes; where it says nothing, nothing arrived.
-  alarms = merge(
+  # Of the stream itself: a metric's name, its statistic, and what about it is bad.
+  # Each is looked at every five minutes; where it says nothing, nothing arrived.
+  of_stream = merge(
     {
       freshness = {
         metric      = "DeliveryToS3.DataFreshness"
@@ -63,20 +60,77 @@ locals {
       }
     },
   )
+
+  # Of lines in a log, counted in a metric of the alarm's name.
+  of_logs = merge(
+    var.stream_log_group_name == null ? {} : {
+      errors = {
+        group = var.stream_log_group_name
+        # Any line: Firehose logs what failed and nothing else.
+        pattern     = ""
+        operator    = "GreaterThanThreshold"
+        threshold   = 0
+        period      = 300
+        periods     = 1
+        missing     = "notBreaching"
+        description = "Firehose logged an error: the log group ${var.stream_log_group_name} says which, errors/ has what it could not place."
+      }
+    },
+    var.job_log_group_name == null ? {} : {
+      job = {
+        group       = var.job_log_group_name
+        pattern     = "\"layers finished\""
+        operator    = "LessThanThreshold"
+        threshold   = 1
+        period      = 3600
+        periods     = var.job_hours
+        missing     = "breaching"
+        description = "No run of the layers' job has finished for ${var.job_hours} hours: it failed, was ended, or was not started. Its run history in AWS Glue says which; the log group is ${var.job_log_group_name}."
+      }
+    },
+  )
+
+  alarms = merge(
+    { for key, alarm in local.of_stream : key => merge(alarm, {
+      namespace  = "AWS/Firehose"
+      dimensions = { DeliveryStreamName = var.stream_name }
+      period     = 300
+    }) },
+    { for key, alarm in local.of_logs : key => merge(alarm, {
+      namespace  = var.name
+      dimensions = {}
+      metric     = key
+      statistic  = "Sum"
+    }) },
+  )
 }
 
-resource "aws_cloudwatch_metric_alarm" "stream" {
+resource "aws_cloudwatch_log_metric_filter" "counted" {
+  for_each = local.of_logs
+
+  name           = "${var.name}-${each.key}"
+  log_group_name = each.value.group
+  pattern        = each.value.pattern
+
+  metric_transformation {
+    name      = each.key
+    namespace = var.name
+    value     = "1"
+  }
+}
+
+resource "aws_cloudwatch_metric_alarm" "each" {
   for_each = local.alarms
 
   alarm_name          = "${var.name}-${each.key}"
   alarm_description   = each.value.description
-  namespace           = "AWS/Firehose"
+  namespace           = each.value.namespace
   metric_name         = each.value.metric
-  dimensions          = { DeliveryStreamName = var.stream_name }
+  dimensions          = each.value.dimensions
   statistic           = each.value.statistic
   comparison_operator = each.value.operator
   threshold           = each.value.threshold
-  period              = 300
+  period              = each.value.period
   evaluation_periods  = each.value.periods
   treat_missing_data  = each.value.missing
   alarm_actions       = [local.topic_arn]
@@ -84,44 +138,6 @@ resource "aws_cloudwatch_metric_alarm" "stream" {
   tags                = var.tags
 
   depends_on = [aws_sns_topic.alarms]
-}
-
-resource "aws_sns_topic" "alarms" {
-  # checkov:skip=CKV_AWS_26: alarms hold names and numbers, and CloudWatch cannot use AWS's own key for SNS; topic_kms_key_id names one that it may
-  count = local.make_topic ? 1 : 0
-
-  name              = "${var.name}-alarms"
-  kms_master_key_id = var.topic_kms_key_id
-  tags              = var.tags
-}
-
-resource "aws_sns_topic_policy" "alarms" {
-  count = local.make_topic ? 1 : 0
-
-  arn = aws_sns_topic.alarms[0].arn
-
-  policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Sid       = "Alarms"
-      Effect    = "Allow"
-      Action    = "sns:Publish"
-      Principal = { Service = "cloudwatch.amazonaws.com" }
-      Resource  = local.topic_arn
-      Condition = {
-        StringEquals = { "aws:SourceAccount" = local.account }
-        ArnLike      = { "aws:SourceArn" = "arn:${local.partition}:cloudwatch:${local.region}:${local.account}:alarm:${var.name}-*" }
-      }
-    }]
-  })
-}
-
-resource "aws_sns_topic_subscription" "email" {
-  for_each = local.make_topic ? toset(var.emails) : toset([])
-
-  topic_arn = aws_sns_topic.alarms[0].arn
-  protocol  = "email"
-  endpoint  = each.key
 }
 
 resource "aws_cloudwatch_dashboard" "stream" {

@@ -6,7 +6,7 @@ output "topic_arn" {
 
 output "alarm_names" {
   description = "Names of the alarms."
-  value       = [for alarm in aws_cloudwatch_metric_alarm.stream : alarm.alarm_name]
+  value       = [for alarm in aws_cloudwatch_metric_alarm.each : alarm.alarm_name]
 }
 
 output "dashboard_name" {

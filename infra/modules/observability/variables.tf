@@ -19,6 +19,29 @@ variable "stream_name" {
   type        = string
 }
 
+variable "stream_log_group_name" {
+  description = "Name of the log group with the stream's errors; null: no alarm on them."
+  type        = string
+  default     = null
+}
+
+variable "job_log_group_name" {
+  description = "Name of the log group that has what the layers' job says; null: no alarm on the job."
+  type        = string
+  default     = null
+}
+
+variable "job_hours" {
+  description = "Hours without a finished run of the job that are an alarm. Longer than its schedule's longest pause by a run's time at least."
+  type        = number
+  default     = 3
+
+  validation {
+    condition     = var.job_hours >= 2 && var.job_hours <= 168 && floor(var.job_hours) == var.job_hours
+    error_message = "job_hours is a whole number from 2 to 168 (a week, the longest that CloudWatch looks back)."
+  }
+}
+
 variable "alarm_topic_arn" {
   description = "ARN of the SNS topic that alarms go to; null makes one."
   type        = string
@@ -31,7 +54,7 @@ variable "alarm_topic_arn" {
 }
 
 variable "topic_kms_key_id" {
-  description = "Key that encrypts the topic, one that CloudWatch may use; null: not encrypted."
+  description = "Key that encrypts the topic, one that CloudWatch may use; null makes one."
   type        = string
   default     = null
 }

@@ -27,17 +27,17 @@ run "alarms" {
   command = plan
 
   assert {
-    condition     = toset([for alarm in aws_cloudwatch_metric_alarm.stream : one(alarm.alarm_actions)]) == toset([jsondecode(aws_sns_topic_policy.alarms[0].policy).Statement[0].Resource])
+    condition     = toset([for alarm in aws_cloudwatch_metric_alarm.each : one(alarm.alarm_actions)]) == toset([jsondecode(aws_sns_topic_policy.alarms[0].policy).Statement[0].Resource])
     error_message = "Every alarm goes to the topic that CloudWatch may publish to."
   }
 
   assert {
-    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.stream : alarm.dimensions.DeliveryStreamName == "iot-telemetry"])
+    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.each : alarm.dimensions.DeliveryStreamName == "iot-telemetry"])
     error_message = "Alarms watch one stream."
   }
 
   assert {
-    condition     = aws_cloudwatch_metric_alarm.stream["silent"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.stream["silent"].evaluation_periods == 6
+    condition     = aws_cloudwatch_metric_alarm.each["silent"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.each["silent"].evaluation_periods == 6
     error_message = "No metric at all is silence, and silence is measured in steps of five minutes."
   }
 
@@ -45,6 +45,86 @@ run "alarms" {
     condition     = length(jsondecode(aws_cloudwatch_dashboard.stream[0].dashboard_body).widgets) == 4 && length(aws_budgets_budget.month) == 0
     error_message = "A dashboard, and no budget unless it is asked for."
   }
+
+  assert {
+    condition = alltrue([
+      for widget in jsondecode(aws_cloudwatch_dashboard.stream[0].dashboard_body).widgets :
+      widget.type == "metric" && widget.properties.region == "eu-west-1" && length(widget.properties.metrics) > 0
+      && alltrue([for metric in widget.properties.metrics : metric[0] == "AWS/Firehose" && metric[3] == "iot-telemetry"])
+    ])
+    error_message = "The dashboard shows this stream, here."
+  }
+}
+
+run "encrypted_topic" {
+  command = plan
+
+  assert {
+    condition     = length(aws_kms_key.topic) == 1 && aws_kms_key.topic[0].enable_key_rotation
+    error_message = "The topic has a key, for AWS's own lets no alarm use it."
+  }
+
+  assert {
+    condition = [
+      for statement in jsondecode(aws_kms_key.topic[0].policy).Statement : [statement.Action, statement.Condition]
+      if contains(keys(statement.Principal), "Service")
+      ] == [[["kms:Decrypt", "kms:GenerateDataKey"], {
+        StringEquals = { "aws:SourceAccount" = "123456789012" }
+        ArnLike      = { "aws:SourceArn" = "arn:aws:cloudwatch:eu-west-1:123456789012:alarm:iot-agent-*" }
+    }]]
+    error_message = "Alarms of this account and name may use the key, and no other service."
+  }
+}
+
+run "key_of_ones_own" {
+  command = plan
+
+  variables {
+    topic_kms_key_id = "alias/ops"
+  }
+
+  assert {
+    condition     = length(aws_kms_key.topic) == 0 && aws_sns_topic.alarms[0].kms_master_key_id == "alias/ops"
+    error_message = "No second key."
+  }
+}
+
+run "logs" {
+  command = plan
+
+  variables {
+    stream_log_group_name = "/aws/kinesisfirehose/iot-telemetry"
+    job_log_group_name    = "/aws-glue/jobs/iot-telemetry-layers/output"
+  }
+
+  assert {
+    condition = alltrue([
+      for key in ["errors", "job"] :
+      one(aws_cloudwatch_log_metric_filter.counted[key].metric_transformation).name == aws_cloudwatch_metric_alarm.each[key].metric_name
+      && one(aws_cloudwatch_log_metric_filter.counted[key].metric_transformation).namespace == aws_cloudwatch_metric_alarm.each[key].namespace
+    ])
+    error_message = "An alarm watches the metric that its lines are counted in."
+  }
+
+  assert {
+    condition     = strcontains(file("${path.module}/../../etl/glue_job.py"), "layers finished") && aws_cloudwatch_log_metric_filter.counted["job"].pattern == "\"layers finished\""
+    error_message = "What is waited for is what the job says."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.each["job"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.each["job"].period * aws_cloudwatch_metric_alarm.each["job"].evaluation_periods == 3 * 3600
+    error_message = "A job that says nothing for three hours has not finished."
+  }
+}
+
+run "job_that_is_never_late" {
+  command = plan
+
+  variables {
+    job_hours = 169
+  }
+
+  expect_failures = [var.job_hours]
 }
 
 run "topic_of_ones_own" {
@@ -56,7 +136,7 @@ run "topic_of_ones_own" {
   }
 
   assert {
-    condition     = length(aws_sns_topic.alarms) == 0 && !contains(keys(aws_cloudwatch_metric_alarm.stream), "silent")
+    condition     = length(aws_sns_topic.alarms) == 0 && length(aws_kms_key.topic) == 0 && !contains(keys(aws_cloudwatch_metric_alarm.each), "silent")
     error_message = "No second topic, and no alarm that was turned off."
   }
 }
