@@ -13,7 +13,7 @@ use iot_agent_test_support::duckdb;
 use iot_agent_test_support::ministack::{CREDENTIALS, Ministack};
 use iot_agent_test_support::process::Launch;
 use iot_agent_test_support::records::{self, by_identity};
-use iot_agent_test_support::terraform::{Infra, Plan};
+use iot_agent_test_support::terraform::Plan;
 use serde_json::{Value, json};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_iot-agent");
@@ -23,19 +23,13 @@ const OTHER: &str = "other-stream";
 /// Long enough for a busy machine; no test waits for it unless it fails.
 const SOON: Duration = Duration::from_secs(60);
 
-fn planned() -> Plan {
-    let infra = Infra::new();
-    infra.init(MINIMAL);
-    infra.plan(MINIMAL)
-}
-
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
 }
 
 #[test]
 fn what_is_sampled_is_what_athena_reads_and_what_is_no_row_lies_with_the_errors() {
-    let plan = planned();
+    let plan = Plan::of(MINIMAL);
     let bucket = text(plan.the("aws_s3_bucket"), "bucket");
     let database = text(plan.the("aws_glue_catalog_database"), "name");
     let stream = text(plan.the("aws_kinesis_firehose_delivery_stream"), "name");
@@ -107,7 +101,7 @@ fn what_is_sampled_is_what_athena_reads_and_what_is_no_row_lies_with_the_errors(
 
 #[test]
 fn a_device_delivers_to_its_stream_and_is_denied_everything_else() {
-    let plan = planned();
+    let plan = Plan::of(MINIMAL);
     let bucket = text(plan.the("aws_s3_bucket"), "bucket");
     let stream = text(plan.the("aws_kinesis_firehose_delivery_stream"), "name");
     let ministack = Ministack::strict();

@@ -13,6 +13,7 @@ mod readme;
 
 use std::fs;
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use iot_agent_test_support::process::Launch;
@@ -23,10 +24,10 @@ use serde_json::{Value, json};
 const AGENT: &str = env!("CARGO_BIN_EXE_iot-agent");
 const MINIMAL: &str = "examples/minimal";
 
-fn planned(part: &str) -> Plan {
-    let infra = Infra::new();
-    infra.init(part);
-    infra.plan(part)
+/// Of the smallest example, planned once.
+fn minimal() -> &'static Plan {
+    static PLAN: LazyLock<Plan> = LazyLock::new(|| Plan::of(MINIMAL));
+    &PLAN
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn the_table_has_the_columns_of_the_schema_file_and_a_new_one_is_one_edit() {
 
 #[test]
 fn what_is_printed_for_the_agent_is_a_configuration_that_it_takes() {
-    let plan = planned(MINIMAL);
+    let plan = minimal();
     let toml = plan.output("agent_toml").as_str().expect("it is known before the apply").to_owned();
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("iot-agent.toml");

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use iot_agent_test_support::full;
 use iot_agent_test_support::terraform::{Infra, Plan};
 use serde_json::Value;
 
-use crate::{MINIMAL, planned};
+use crate::minimal;
 
 /// What knows no resource to name.
 const WITHOUT_RESOURCE: [&str; 1] = ["cloudwatch:PutMetricData"];
@@ -31,20 +32,18 @@ fn actions(statements: &[Value]) -> BTreeSet<String> {
     statements.iter().flat_map(|statement| list(&statement["Action"])).collect()
 }
 
-fn examples() -> Vec<(String, Plan)> {
-    let infra = Infra::new();
-    let parts = infra.parts().into_iter().filter(|part| part.starts_with("examples/"));
-    let plan = |part: String| {
-        infra.init(&part);
-        let plan = infra.plan(&part);
-        (part, plan)
-    };
-    parts.map(plan).collect()
+/// Of every example, planned once.
+fn examples() -> &'static [(String, Plan)] {
+    static PLANS: LazyLock<Vec<(String, Plan)>> = LazyLock::new(|| {
+        let parts = Infra::new().parts().into_iter().filter(|part| part.starts_with("examples/"));
+        parts.map(|part| (part.clone(), Plan::of(&part))).collect()
+    });
+    &PLANS
 }
 
 #[test]
 fn a_device_may_deliver_to_one_stream_and_nothing_else() {
-    let plan = planned(MINIMAL);
+    let plan = minimal();
     let statements = statements(plan.the("aws_iam_policy"), "policy");
     let may = ["firehose:DescribeDeliveryStream", "firehose:PutRecordBatch"].map(String::from);
     assert_eq!(actions(&statements), BTreeSet::from(may));
@@ -58,7 +57,7 @@ fn a_device_may_deliver_to_one_stream_and_nothing_else() {
 
 #[test]
 fn the_stream_may_write_its_folders_and_read_its_columns_and_nothing_else() {
-    let plan = planned(MINIMAL);
+    let plan = minimal();
     let statements = statements(plan.the("aws_iam_role_policy"), "policy");
     let may = [
         "glue:GetTable",
@@ -137,7 +136,7 @@ fn only_a_service_of_this_account_and_this_stream_takes_a_role_on() {
 
 #[test]
 fn the_bucket_is_closed_and_speaks_tls_only() {
-    let plan = planned(MINIMAL);
+    let plan = minimal();
     let closed = plan.the("aws_s3_bucket_public_access_block");
     for key in [
         "block_public_acls",

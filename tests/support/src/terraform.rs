@@ -106,6 +106,14 @@ fn terraform<const N: usize>(folder: &Path, arguments: [&str; N]) -> Output {
 pub struct Plan(pub Value);
 
 impl Plan {
+    /// What `part` of `infra/` would make.
+    #[track_caller]
+    pub fn of(part: &str) -> Self {
+        let infra = Infra::new();
+        infra.init(part);
+        infra.plan(part)
+    }
+
     /// Every planned resource: its address, its type, and its values.
     pub fn resources(&self) -> Vec<(&str, &str, &Value)> {
         let mut found = Vec::new();
