@@ -16,7 +16,7 @@ use chrono::DateTime;
 use iot_agent_test_support::ministack::{CREDENTIALS, Ministack};
 use iot_agent_test_support::process::{Ended, Launch, succeed};
 use iot_agent_test_support::records::{number, text};
-use iot_agent_test_support::{duckdb, eventually, full, repository, rng};
+use iot_agent_test_support::{duckdb, eventually, full, python, repository, rng};
 use rand::RngExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -482,7 +482,7 @@ fn a_commit_torn_at_any_step_is_finished_or_undone_by_the_next_start() {
     let (folder, endpoint) = (folder.path().to_string_lossy(), ministack.endpoint());
     for place in [&[&*folder][..], &[&*endpoint, "lake"]] {
         let script = repository("tests/support/py/torn_commit.py");
-        let mut command = Command::new(repository(".venv/bin/python"));
+        let mut command = Command::new(python());
         command.arg(script).args(place).env("PYTHONPATH", repository("infra/etl"));
         let said = succeed(&mut command);
         println!("{place:?}: {said}");

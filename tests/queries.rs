@@ -17,7 +17,7 @@ use iot_agent_test_support::duckdb;
 use iot_agent_test_support::ministack::{CREDENTIALS, Ministack};
 use iot_agent_test_support::process::{Launch, succeed};
 use iot_agent_test_support::records::{drop_nulls, number, text, timestamp_ms};
-use iot_agent_test_support::repository;
+use iot_agent_test_support::{python, repository};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -341,5 +341,5 @@ fn every_query_is_one_that_trino_and_duckdb_can_parse() {
     let files = fs::read_dir(repository("infra/queries")).unwrap();
     let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     assert!(files.len() >= 6, "{files:?}");
-    succeed(Command::new(repository(".venv/bin/python")).args(["-c", check]).args(&files));
+    succeed(Command::new(python()).args(["-c", check]).args(&files));
 }

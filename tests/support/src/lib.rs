@@ -83,7 +83,7 @@ pub(crate) fn locked(path: &Path) -> File {
 }
 
 /// The Python that `tests/run` installed, with all of `tests/requirements.txt`.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     installed(".venv/bin/python", "tests/run")
 }
 
