@@ -41,32 +41,34 @@ def client(service, endpoint, key="test", secret="test"):
 
 
 def create(endpoint, schema, stream, bucket):
-    columns = [
-        {"Name": column["name"], "Type": column["type"]}
-        for column in json.loads(pathlib.Path(schema).read_text())["columns"]
-        if not column.get("partition")
-    ]
+    all_columns = json.loads(pathlib.Path(schema).read_text())["columns"]
+    table = {
+        "Name": TABLE,
+        "PartitionKeys": [{"Name": "timestamp_sent", "Type": "string"}],
+        "StorageDescriptor": {
+            "Columns": columns(each for each in all_columns if not each.get("partition")),
+            "Location": f"s3://{bucket}/data/",
+            "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
+        },
+    }
+    make(endpoint, bucket, DATABASE, table, stream, destination(bucket))
+
+
+def make_bucket(endpoint, bucket):
     client("s3", endpoint).create_bucket(
         Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION}
     )
+
+
+def make(endpoint, bucket, database, table, stream, config):
+    make_bucket(endpoint, bucket)
     glue = client("glue", endpoint)
-    glue.create_database(DatabaseInput={"Name": DATABASE})
-    glue.create_table(
-        DatabaseName=DATABASE,
-        TableInput={
-            "Name": TABLE,
-            "PartitionKeys": [{"Name": "timestamp_sent", "Type": "string"}],
-            "StorageDescriptor": {
-                "Columns": columns,
-                "Location": f"s3://{bucket}/data/",
-                "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
-            },
-        },
-    )
+    glue.create_database(DatabaseInput={"Name": database})
+    glue.create_table(DatabaseName=database, TableInput=table)
     client("firehose", endpoint).create_delivery_stream(
         DeliveryStreamName=stream,
         DeliveryStreamType="DirectPut",
-        ExtendedS3DestinationConfiguration=destination(bucket),
+        ExtendedS3DestinationConfiguration=config,
     )
 
 
@@ -80,36 +82,23 @@ def apply(endpoint, plan):
     of = {resource["type"]: resource["values"] for resource in resources(planned)}
     stream, table = of["aws_kinesis_firehose_delivery_stream"], of["aws_glue_catalog_table"]
     storage = table["storage_descriptor"][0]
-    client("s3", endpoint).create_bucket(
-        Bucket=of["aws_s3_bucket"]["bucket"],
-        CreateBucketConfiguration={"LocationConstraint": REGION},
-    )
-    glue = client("glue", endpoint)
-    glue.create_database(DatabaseInput={"Name": table["database_name"]})
-    glue.create_table(
-        DatabaseName=table["database_name"],
-        TableInput={
-            "Name": table["name"],
-            "PartitionKeys": columns(table["partition_keys"]),
-            "Parameters": table["parameters"],
-            "StorageDescriptor": {
-                "Columns": columns(storage["columns"]),
-                "Location": storage["location"],
-                "InputFormat": storage["input_format"],
-            },
+    made = {
+        "Name": table["name"],
+        "PartitionKeys": columns(table["partition_keys"]),
+        "Parameters": table["parameters"],
+        "StorageDescriptor": {
+            "Columns": columns(storage["columns"]),
+            "Location": storage["location"],
+            "InputFormat": storage["input_format"],
         },
-    )
-    client("firehose", endpoint).create_delivery_stream(
-        DeliveryStreamName=stream["name"],
-        DeliveryStreamType="DirectPut",
-        ExtendedS3DestinationConfiguration=planned_destination(
-            stream["extended_s3_configuration"][0]
-        ),
-    )
+    }
+    config = planned_destination(stream["extended_s3_configuration"][0])
+    bucket = of["aws_s3_bucket"]["bucket"]
+    make(endpoint, bucket, table["database_name"], made, stream["name"], config)
 
 
-def columns(planned):
-    return [{"Name": column["name"], "Type": column["type"]} for column in planned]
+def columns(named):
+    return [{"Name": column["name"], "Type": column["type"]} for column in named]
 
 
 def planned_destination(config):

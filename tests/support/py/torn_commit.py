@@ -11,7 +11,7 @@ staged may be left.
 import itertools
 import sys
 
-import botocore.session
+import aws
 from layers_state import STAGING, State
 from layers_store import LocalStore, S3Store
 
@@ -94,14 +94,8 @@ def tear(store, tearing, step):
 def stores(place, bucket=None):
     if bucket is None:
         return LocalStore(place), TearingFolder(place)
-    client = botocore.session.get_session().create_client(
-        "s3",
-        region_name="us-east-1",
-        endpoint_url=place,
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    client.create_bucket(Bucket=bucket)
+    aws.make_bucket(place, bucket)
+    client = aws.client("s3", place)
     return S3Store(client, bucket), TearingBucket(client, bucket)
 
 
