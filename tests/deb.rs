@@ -84,6 +84,15 @@ fn configure(system: &System, config: &str) {
     fs::write(folder.join("test.toml"), config).unwrap();
 }
 
+/// A drop-in of the unit, and the service begun anew with it.
+#[track_caller]
+fn restart_with(system: &System, unit: &str) {
+    let folder = system.path("/etc/systemd/system/iot-agent.service.d");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("test.conf"), format!("[Service]\n{unit}")).unwrap();
+    system.must("systemctl daemon-reload && systemctl restart iot-agent");
+}
+
 /// The agent's process, as it is called inside.
 #[track_caller]
 fn main_pid(system: &System) -> u32 {

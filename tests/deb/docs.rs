@@ -1,7 +1,6 @@
 //! What packaging/README.md tells people to type, typed.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use iot_agent_test_support::debian::{Boot, System};
@@ -69,7 +68,7 @@ fn first_boot(script: &str) -> System {
     system.wait_for("systemctl is-active iot-agent");
     system.must("iot-agent check --offline");
     assert!(system.is("test $(stat -c %a /etc/iot-agent.credentials) = 600"));
-    assert!(!Path::new(&boot.join("credentials")).exists(), "secrets stay on the boot partition");
+    assert!(!boot.join("credentials").exists(), "secrets stay on the boot partition");
     assert!(system.is("journalctl -b -u iot-agent -o cat | grep -q fleet.toml"));
     system
 }

@@ -3,21 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use iot_agent_test_support::debian::{Boot, System};
+use iot_agent_test_support::debian::Boot;
 use iot_agent_test_support::duckdb;
 use iot_agent_test_support::mounts::Mounted;
 use iot_agent_test_support::records::number;
 
-use crate::{QUICK, UNREACHABLE, installed, main_pid, property};
-
-/// A drop-in of the unit, and the service begun anew with it.
-#[track_caller]
-fn restart_with(system: &System, unit: &str) {
-    let folder = system.path("/etc/systemd/system/iot-agent.service.d");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("test.conf"), format!("[Service]\n{unit}")).unwrap();
-    system.must("systemctl daemon-reload && systemctl restart iot-agent");
-}
+use crate::{QUICK, UNREACHABLE, installed, main_pid, property, restart_with};
 
 #[test]
 fn a_disk_that_hangs_is_said_in_the_status_and_does_not_end_the_service() {

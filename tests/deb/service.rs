@@ -1,12 +1,11 @@
 //! The running service: reload, restart, stop, watchdog, journal.
 
-use std::fs;
-
 use iot_agent_test_support::debian::System;
 use serde_json::Value;
 
 use crate::{
-    Boot, QUICK, UNREACHABLE, configure, installed, main_pid, property, wait_for_commits, waiting,
+    Boot, QUICK, UNREACHABLE, configure, installed, main_pid, property, restart_with,
+    wait_for_commits, waiting,
 };
 
 /// Whether the lake is complete, as `iot-agent verify-lake` counts.
@@ -68,11 +67,7 @@ fn a_stop_flushes() {
 #[test]
 fn the_watchdog_ends_an_agent_that_hangs() {
     let system = installed(Boot::default(), QUICK);
-    let folder = system.path("/etc/systemd/system/iot-agent.service.d");
-    fs::create_dir_all(&folder).unwrap();
-    let soon = "[Service]\nWatchdogSec=4s\nTimeoutStopSec=2s\n";
-    fs::write(folder.join("soon.conf"), soon).unwrap();
-    system.must("systemctl daemon-reload && systemctl restart iot-agent");
+    restart_with(&system, "WatchdogSec=4s\nTimeoutStopSec=2s\n");
     let pid = main_pid(&system);
     // It is fed: it outlives its time several times over.
     system.must("sleep 10");
