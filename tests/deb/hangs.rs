@@ -2,13 +2,20 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use iot_agent_test_support::debian::Boot;
-use iot_agent_test_support::duckdb;
+use iot_agent_test_support::debian::{Boot, SOON, System};
 use iot_agent_test_support::mounts::Mounted;
+use iot_agent_test_support::process::succeed;
 use iot_agent_test_support::records::number;
+use iot_agent_test_support::{by_tier, duckdb, repository};
+use tempfile::TempDir;
 
-use crate::{QUICK, UNREACHABLE, installed, main_pid, property, restart_with};
+use crate::{QUICK, UNREACHABLE, installed, main_pid, property, restart_with, wait_for_commits};
+
+/// What the watchdog bears of a sink that does not answer.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 #[test]
 fn a_disk_that_hangs_is_said_in_the_status_and_does_not_end_the_service() {
@@ -28,6 +35,84 @@ fn a_disk_that_hangs_is_said_in_the_status_and_does_not_end_the_service() {
     drop(frozen);
     assert_eq!(same, (pid, "0".to_owned()));
     system.wait_for(&format!("! {status} | grep -q ^degraded"));
+}
+
+/// The main thread: it samples, and feeds the watchdog while all else goes on.
+#[test]
+fn a_sampler_that_hangs_is_ended_by_the_watchdog() {
+    let system = with_hangs();
+    let pid = main_pid(&system);
+    // It is fed: it outlives its time several times over.
+    for _ in 0..12 {
+        wait_for_rows(&system);
+    }
+    assert_eq!((main_pid(&system), property(&system, "NRestarts").as_str()), (pid, "0"));
+    system.must("touch /run/hang-sampler");
+    system.wait_for(ENDED_BY_THE_WATCHDOG);
+    system.must("rm /run/hang-sampler");
+    assert_goes_on(&system, pid);
+}
+
+/// It is borne for five minutes, which are waited for at the full tier.
+#[test]
+fn a_drain_that_hangs_is_borne_before_the_watchdog_ends_it() {
+    let system = with_hangs();
+    let pid = main_pid(&system);
+    system.must("touch /run/hang-drain");
+    let begun = Instant::now();
+    // Samples are committed all the while, and the watchdog is fed.
+    wait_for_commits(&system, 12);
+    assert_eq!((main_pid(&system), property(&system, "NRestarts").as_str()), (pid, "0"));
+    if by_tier(false, false, true) {
+        let said = "journalctl -b -u iot-agent | grep -q 'stuck.*the sink has neither answered'";
+        system.wait_within(PATIENCE + SOON, said);
+        assert!(begun.elapsed() > PATIENCE, "{:?}", begun.elapsed());
+        system.wait_for(ENDED_BY_THE_WATCHDOG);
+        system.must("rm /run/hang-drain");
+        assert_goes_on(&system, pid);
+        let lake = system.path("/var/lib/iot-agent/lake");
+        let rows = duckdb::query(&lake, "select count(*) as rows from lake where marker is null");
+        // What waited in the spool is there.
+        assert!(number(&rows[0], "rows") > PATIENCE.as_secs(), "{rows:?}");
+    }
+}
+
+/// A service whose parts can be made to hang, with a short watchdog.
+fn with_hangs() -> System {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("hang.so");
+    let mut compile = Command::new("cc");
+    compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library);
+    succeed(compile.arg(repository("tests/deb/hang.c")));
+    let config = format!("{QUICK}[spool]\nmax_loss = \"1s\"\n");
+    let system = installed(Boot::default(), &config);
+    fs::copy(&library, system.path("/opt/hang.so")).unwrap();
+    restart_with(
+        &system,
+        "WatchdogSec=4s\nTimeoutStopSec=2s\nEnvironment=LD_PRELOAD=/opt/hang.so\n",
+    );
+    system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet");
+    system
+}
+
+const ENDED_BY_THE_WATCHDOG: &str =
+    "journalctl -b -u iot-agent | grep -q \"Failed with result 'watchdog'\"";
+
+/// Waits for a new process and its rows; with those of the old one the lake is whole.
+#[track_caller]
+fn assert_goes_on(system: &System, old_pid: u32) {
+    system.wait_for("systemctl is-active iot-agent");
+    assert_ne!(main_pid(system), old_pid);
+    wait_for_rows(system);
+    system.must("systemctl stop iot-agent && iot-agent verify-lake /var/lib/iot-agent/lake");
+}
+
+/// Waits for rows in the lake that are newer than the call.
+#[track_caller]
+fn wait_for_rows(system: &System) {
+    system.must("touch /run/before");
+    let newer = "find /var/lib/iot-agent/lake/data -name '*.parquet' -newer /run/before";
+    system.wait_for(&format!("{newer} | grep -q ."));
 }
 
 /// The clock is that of the agent alone: a container shares its machine's, which

@@ -60,6 +60,7 @@ fn every_sensor_reads_inside() {
     for field in ["cpu", "ram", "hd", "load1", "uptime_s", "rx_bytes"] {
         assert!(sample[field].is_number(), "{field}: {sample}");
     }
+    system.wait_for("systemctl show --value -p StatusText iot-agent | grep -q '; 48 °C; '");
     let state = system.must("journalctl -b -u iot-agent -o cat");
     assert!(!state.contains("cannot be read") && !state.contains("restricted"), "{state}");
 }

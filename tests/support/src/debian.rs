@@ -195,13 +195,18 @@ impl System {
     /// Waits until `script` succeeds.
     #[track_caller]
     pub fn wait_for(&self, script: &str) {
+        self.wait_within(SOON, script);
+    }
+
+    #[track_caller]
+    pub fn wait_within(&self, deadline: Duration, script: &str) {
         let start = Instant::now();
         let mut holds = self.is(script);
-        while !holds && start.elapsed() < SOON {
+        while !holds && start.elapsed() < deadline {
             std::thread::sleep(Duration::from_millis(100));
             holds = self.is(script);
         }
-        assert!(holds, "not within {SOON:?}: {script}\n{}", self.journal());
+        assert!(holds, "not within {deadline:?}: {script}\n{}", self.journal());
     }
 
     /// The end of the journal, for the message of a failure.
