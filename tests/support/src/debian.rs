@@ -24,6 +24,15 @@ pub const SOON: Duration = Duration::from_secs(120);
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,procps,iproute2,ca-certificates,\
                         libnss-systemd,util-linux,kmod";
 
+/// Runs a command while programs of arm64 run here as well. Where this machine
+/// cannot do so by itself, the kernel is told of the emulator for that long.
+const WITH_ARM64: &str = "formats=/proc/sys/fs/binfmt_misc name=qemu-aarch64
+    mount -t binfmt_misc none $formats || exit
+    if [ -e $formats/$name ]; then exec \"$@\"; fi
+    cat /usr/lib/binfmt.d/$name.conf >$formats/register || exit
+    trap \"echo -1 >$formats/$name\" EXIT
+    \"$@\"";
+
 /// `bookworm`, or what `IOT_TEST_DEBIAN` names.
 pub fn release() -> String {
     std::env::var("IOT_TEST_DEBIAN").unwrap_or_else(|_| "bookworm".into())
@@ -31,27 +40,31 @@ pub fn release() -> String {
 
 /// The folder of a root file system that nobody writes to, made where it is missing.
 pub fn root() -> PathBuf {
-    made(&release(), &format!("--include={PACKAGES}"))
+    made(&mut Command::new("mmdebstrap"), &["--include", PACKAGES])
 }
 
 /// The same without systemd, as containers have it.
 pub fn root_without_systemd() -> PathBuf {
-    made(&release(), "--include=ca-certificates,systemd-standalone-sysusers")
+    let packages = "ca-certificates,systemd-standalone-sysusers";
+    made(&mut Command::new("mmdebstrap"), &["--include", packages])
 }
 
-fn made(release: &str, include: &str) -> PathBuf {
-    let key = crc(include);
+/// The same with systemd for another processor. Needs arch-test and qemu-user-static.
+pub fn root_arm64() -> PathBuf {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", WITH_ARM64, "sh", "mmdebstrap"]);
+    made(&mut command, &["--architectures=arm64", "--include", PACKAGES])
+}
+
+fn made(mmdebstrap: &mut Command, options: &[&str]) -> PathBuf {
+    let (release, key) = (release(), crc(&options.join(" ")));
     let root = repository(&format!("target/debian/{release}-{key:08x}"));
     let _lock = locked(&root.with_extension("lock"));
     if !root.exists() {
         let partial = root.with_extension("partial");
         let _ = fs::remove_dir_all(&partial);
-        succeed(
-            Command::new("mmdebstrap")
-                .args(["--quiet", "--variant=minbase", include, release])
-                .arg(&partial)
-                .arg(mirror()),
-        );
+        mmdebstrap.args(["--quiet", "--variant=minbase"]).args(options);
+        succeed(mmdebstrap.arg(&release).arg(&partial).arg(mirror()));
         fs::rename(&partial, &root).expect("beside it");
     }
     root

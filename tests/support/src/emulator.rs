@@ -1,18 +1,19 @@
 //! Whole machines of other processors: QEMU runs Debian's kernel for them, with
-//! a root file system in RAM and a shell on the serial console.
+//! a root file system in RAM or on their disk, and a shell on the serial console.
 //!
-//! Needs qemu-system-arm, cpio and depmod, and the network the first time: what
-//! is Debian's stays in `target/emulator`.
+//! Needs root, qemu-system-arm, cpio and depmod, and the network the first time:
+//! what is Debian's stays in `target/emulator` and `target/debian`.
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::debian::mirror;
+use crate::debian::{self, Overlay, mirror};
 use crate::process::{Ended, log_file, succeed};
 use crate::{eventually, locked, packages, repository};
 
@@ -23,12 +24,15 @@ pub const SOON: Duration = Duration::from_secs(300);
 pub struct Board {
     pub arch: &'static str,
     emulator: &'static str,
-    arguments: &'static [&'static str],
+    arguments: &'static str,
     /// The package that depends on the kernel's.
     kernel: &'static str,
     /// Below the kernel package's device trees; none where QEMU makes one.
     device_tree: Option<&'static str>,
-    console: &'static str,
+    /// What else the kernel is told.
+    append: &'static str,
+    /// How its disk is attached.
+    disk: &'static str,
     modules: &'static [&'static str],
 }
 
@@ -39,10 +43,11 @@ pub const PI_3: Board = Board {
     arch: "arm64",
     emulator: "qemu-system-aarch64",
     // Its second port is the one on the header.
-    arguments: &["-M", "raspi3b", "-serial", "null", "-serial", "stdio"],
+    arguments: "-M raspi3b -serial null -serial stdio",
     kernel: "linux-image-arm64",
     device_tree: Some("broadcom/bcm2837-rpi-3-b.dtb"),
-    console: "ttyS1",
+    append: "console=ttyS1,115200",
+    disk: "if=sd",
     modules: PI_MODULES,
 };
 
@@ -50,11 +55,24 @@ pub const PI_3: Board = Board {
 pub const PI_2: Board = Board {
     arch: "armhf",
     emulator: "qemu-system-arm",
-    arguments: &["-M", "raspi2b", "-serial", "stdio"],
+    arguments: "-M raspi2b -serial stdio",
     kernel: "linux-image-armmp",
     device_tree: Some("bcm2836-rpi-2-b.dtb"),
-    console: "ttyAMA0",
+    append: "console=ttyAMA0,115200",
+    disk: "if=sd",
     modules: PI_MODULES,
+};
+
+/// A server with two processors and 1 GiB, which boots the Debian of its disk.
+pub const SERVER: Board = Board {
+    arch: "arm64",
+    emulator: "qemu-system-aarch64",
+    arguments: "-M virt -cpu cortex-a53 -smp 2 -m 1024 -nic none -serial stdio",
+    kernel: "linux-image-arm64",
+    device_tree: None,
+    append: "console=ttyAMA0 root=/dev/vda systemd.show_status=no systemd.getty_auto=no",
+    disk: "if=virtio",
+    modules: &["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"],
 };
 
 impl Board {
@@ -157,7 +175,9 @@ impl Board {
         for (number, module) in self.modules(debian).iter().enumerate() {
             copy(module, &format!("modules/{number:02}.ko"));
         }
-        copy(&repository("tests/emulator/init"), "init");
+        for name in ["init", "console"] {
+            copy(&repository("tests/emulator").join(name), name);
+        }
         let pack = "find . | cpio --quiet -o -H newc";
         let mut command = Command::new("sh");
         command.args(["-c", pack]).current_dir(root.path());
@@ -191,6 +211,24 @@ pub fn card(path: &Path) {
     succeed(Command::new("mkfs.ext4").arg("-q").arg(path));
 }
 
+/// A disk with a whole Debian for [`SERVER`], and what `more` puts below its root.
+pub fn debian_disk(path: &Path, more: impl FnOnce(&Path)) {
+    let system = Overlay::of(&debian::root_arm64());
+    let inside = |name: &str| system.path().join(name);
+    let units = "etc/systemd/system";
+    for (name, folder) in [("console", ""), ("console.service", units)] {
+        let from = repository("tests/emulator").join(name);
+        fs::copy(from, inside(folder).join(name)).expect("the overlay is ours");
+    }
+    let wanted = inside(units).join("multi-user.target.wants/console.service");
+    symlink("../console.service", wanted).expect("the overlay is ours");
+    // mmdebstrap takes this machine's.
+    fs::write(inside("etc/hostname"), "iotbox\n").expect("the overlay is ours");
+    more(&system.path());
+    File::create(path).and_then(|file| file.set_len(2 << 30)).expect("room for a disk");
+    succeed(Command::new("mkfs.ext4").arg("-q").arg("-d").arg(system.path()).arg(path));
+}
+
 /// A running machine; its power is cut when it is dropped.
 pub struct Machine {
     qemu: Ended,
@@ -204,23 +242,29 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// With `card` in its slot.
+    /// With `disk` in its slot.
     #[track_caller]
-    pub fn boot(board: &Board, card: &Path) -> Self {
+    pub fn boot(board: &Board, disk: &Path) -> Self {
         let debian = board.debian();
         let alone = locked(&repository("target/emulator/lock"));
         let folder = TempDir::new().expect("a temporary folder");
         board.initrd(&debian, &folder.path().join("initrd"));
         let mut command = Command::new(board.emulator);
-        command.args(board.arguments).args(["-display", "none", "-monitor", "none", "-no-reboot"]);
+        command.args(board.arguments.split(' ')).args([
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-no-reboot",
+        ]);
         command.arg("-kernel").arg(starting_with(&debian.join("boot"), "vmlinuz"));
         if let Some(tree) = board.device_tree {
             let trees = starting_with(&debian.join("usr/lib"), "linux-image");
             command.arg("-dtb").arg(trees.join(tree));
         }
         command.arg("-initrd").arg(folder.path().join("initrd"));
-        command.arg("-append").arg(format!("console={},115200 panic=-1 loglevel=1", board.console));
-        command.arg("-drive").arg(format!("file={},format=raw,if=sd", card.display()));
+        command.arg("-append").arg(format!("{} panic=-1 loglevel=1", board.append));
+        command.arg("-drive").arg(format!("file={},format=raw,{}", disk.display(), board.disk));
         let console = folder.path().join("console");
         command.stdin(Stdio::piped()).stdout(log_file(&console)).stderr(log_file(&console));
         let start = Instant::now();
