@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use crate::{QUICK, installed};
 
+const ARCHES: [&str; 3] = ["amd64", "arm64", "armhf"];
+
 /// The promises of the packages' sizes.
 const DEB_BYTES: u64 = 5 << 20;
 const INSTALLED_BYTES: u64 = 12 << 20;
@@ -33,10 +35,16 @@ fn files(folder: &Path, into: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn it_is_small_and_complete() {
-    let deb = package("amd64");
-    let tree = tree(&deb);
-    let (mut all, bytes) = (Vec::new(), fs::metadata(&deb).unwrap().len());
+fn each_is_small_and_complete() {
+    for arch in ARCHES {
+        is_small_and_complete(&package(arch));
+    }
+}
+
+#[track_caller]
+fn is_small_and_complete(deb: &Path) {
+    let tree = tree(deb);
+    let (mut all, bytes) = (Vec::new(), fs::metadata(deb).unwrap().len());
     files(tree.path(), &mut all);
     let installed: u64 = all.iter().map(|path| fs::metadata(path).unwrap().len()).sum();
     println!("{}: {bytes} bytes, {installed} installed", deb.display());
@@ -60,17 +68,20 @@ fn it_is_small_and_complete() {
 
 #[test]
 fn what_is_linked_in_can_be_audited() {
-    let tree = tree(&package("amd64"));
-    let binary = tree.path().join("usr/bin/iot-agent");
-    let sections = Command::new("readelf").arg("-SW").arg(binary).output().unwrap();
-    assert!(text(&sections.stdout).contains(".dep-v0"), "cargo-auditable left no list");
+    for arch in ARCHES {
+        let tree = tree(&package(arch));
+        let binary = tree.path().join("usr/bin/iot-agent");
+        let sections = Command::new("readelf").arg("-SW").arg(binary).output().unwrap();
+        let listed = text(&sections.stdout).contains(".dep-v0");
+        assert!(listed, "cargo-auditable left no list in that of {arch}");
+    }
 }
 
 #[test]
 fn lintian_has_nothing_to_say() {
     let mut command = Command::new("lintian");
-    let output = command.args(["--allow-root", "--fail-on", "error,warning"]).arg(package("amd64"));
-    let output = output.output().expect("lintian: `tests/run` installs it");
+    command.args(["--allow-root", "--fail-on", "error,warning"]).args(ARCHES.map(package));
+    let output = command.output().expect("lintian: `tests/run` installs it");
     let said = text(&output.stdout);
     println!("{said}");
     assert!(output.status.success(), "{said}");

@@ -60,7 +60,9 @@ fn every_sensor_reads_inside() {
     for field in ["cpu", "ram", "hd", "load1", "uptime_s", "rx_bytes"] {
         assert!(sample[field].is_number(), "{field}: {sample}");
     }
-    system.wait_for("systemctl show --value -p StatusText iot-agent | grep -q '; 48 °C; '");
+    let status = "systemctl show --value -p StatusText iot-agent";
+    let told = "; last delivery 20.* to deliver; 48 °C; last sample 20";
+    system.wait_for(&format!("{status} | grep -q '{told}'"));
     let state = system.must("journalctl -b -u iot-agent -o cat");
     assert!(!state.contains("cannot be read") && !state.contains("restricted"), "{state}");
 }
