@@ -195,3 +195,55 @@ run "no_address" {
 
   expect_failures = [var.emails]
 }
+
+run "arn_for_a_stream" {
+  command = plan
+
+  variables {
+    stream_name = "arn:aws:firehose:eu-west-1:123456789012:deliverystream/iot-telemetry"
+  }
+
+  expect_failures = [var.stream_name]
+}
+
+run "key_with_a_typo" {
+  command = plan
+
+  variables {
+    topic_kms_key_id = "arn:aws:sns:eu-west-1:123456789012:ops"
+  }
+
+  expect_failures = [var.topic_kms_key_id]
+}
+
+run "key_of_aws" {
+  command = plan
+
+  variables {
+    topic_kms_key_id = "alias/aws/sns"
+  }
+
+  expect_failures = [var.topic_kms_key_id]
+}
+
+run "budget_of_a_tag_of_aws" {
+  command = plan
+
+  variables {
+    budget_usd = 20
+    budget_tag = { key = "aws:createdBy", value = "root" }
+  }
+
+  expect_failures = [var.budget_tag]
+}
+
+run "budget_of_no_tag" {
+  command = plan
+
+  variables {
+    budget_usd = 20
+    budget_tag = { key = "", value = "iot" }
+  }
+
+  expect_failures = [var.budget_tag]
+}
