@@ -120,7 +120,9 @@ def planned_destination(config):
     schema = conversion["schema_configuration"][0]
     formats = conversion["input_format_configuration"][0]["deserializer"][0]
     assert formats["open_x_json_ser_de"] and not formats["hive_json_ser_de"]
-    processing = config["processing_configuration"][0]
+    partitioning = config["dynamic_partitioning_configuration"]
+    processing = config["processing_configuration"]
+    processors = [each for block in processing for each in block["processors"]]
     return {
         "RoleARN": ROLE,
         "BucketARN": config["bucket_arn"],
@@ -132,16 +134,16 @@ def planned_destination(config):
         },
         "CompressionFormat": config["compression_format"],
         "DynamicPartitioningConfiguration": {
-            "Enabled": config["dynamic_partitioning_configuration"][0]["enabled"]
+            "Enabled": any(block["enabled"] for block in partitioning)
         },
         "ProcessingConfiguration": {
-            "Enabled": processing["enabled"],
+            "Enabled": any(block["enabled"] for block in processing),
             "Processors": [
                 processor(
                     each["type"],
                     **{p["parameter_name"]: p["parameter_value"] for p in each["parameters"]},
                 )
-                for each in processing["processors"]
+                for each in processors
             ],
         },
         "DataFormatConversionConfiguration": {
