@@ -1,30 +1,52 @@
 //! The whole line into what Terraform plans, as far as ministack is AWS: the very
-//! stream, table and policy of the plan of infra/examples/minimal.
+//! stream, tables and policy of the plans of infra/examples.
 //!
 //! Needs: .venv, terraform
 //! Tier: full
 
 #![cfg(test)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
+use chrono::Utc;
 use iot_agent_test_support::duckdb;
 use iot_agent_test_support::ministack::{CREDENTIALS, Ministack};
 use iot_agent_test_support::process::Launch;
-use iot_agent_test_support::records::{self, by_identity};
-use iot_agent_test_support::terraform::Plan;
+use iot_agent_test_support::records::{self, by_identity, text};
+use iot_agent_test_support::terraform::{Infra, Plan};
 use serde_json::{Value, json};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_iot-agent");
 const MINIMAL: &str = "examples/minimal";
+const COMPLETE: &str = "examples/complete";
 const OTHER: &str = "other-stream";
 
 /// Long enough for a busy machine; no test waits for it unless it fails.
 const SOON: Duration = Duration::from_secs(60);
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
+fn agent(home: &Path, stream: &str, endpoint: &str) -> Launch {
+    Launch::new(AGENT, home)
+        .firehose(stream, endpoint)
+        .envs(CREDENTIALS)
+        .set("spool.max_loss", "1s")
+        .set("send.interval", "1s")
+}
+
+/// Samples an hour of the past while nothing answers; what then waits, by identity.
+fn outage(home: &Path, stream: &str) -> BTreeMap<(String, u64, u64), Value> {
+    let simulation = ["--simulate", "--seed", "11", "--devices", "2", "--backfill", "1h"];
+    let mut offline = agent(home, stream, "http://127.0.0.1:1").args(simulation).start();
+    let said = "nothing is delivered, samples are kept";
+    offline.wait_for("an outage", SOON, |agent| agent.stderr().contains(said));
+    assert_eq!(offline.terminate(SOON).code(), Some(0), "{}", offline.stderr());
+    let mut export = Launch::new(AGENT, home).args(["spool", "export"]).start();
+    assert!(export.finish(SOON).success(), "{}", export.stderr());
+    let waited = by_identity(records::samples(&export.stdout()));
+    assert!(waited.len() > 100, "{} waited", waited.len());
+    waited
 }
 
 #[test]
@@ -36,24 +58,11 @@ fn what_is_sampled_is_what_athena_reads_and_what_is_no_row_lies_with_the_errors(
     let ministack = Ministack::start();
     ministack.apply(&plan.0);
     let home = tempfile::tempdir().unwrap();
-    let agent = |endpoint: &str| {
-        Launch::new(AGENT, home.path())
-            .firehose(stream, endpoint)
-            .envs(CREDENTIALS)
-            .set("spool.max_loss", "1s")
-            .set("send.interval", "1s")
-    };
-    let simulation = ["--simulate", "--seed", "11", "--devices", "2", "--backfill", "1h"];
-    let mut offline = agent("http://127.0.0.1:1").args(simulation).start();
-    let said = "nothing is delivered, samples are kept";
-    offline.wait_for("an outage", SOON, |agent| agent.stderr().contains(said));
-    assert_eq!(offline.terminate(SOON).code(), Some(0), "{}", offline.stderr());
-    let mut export = Launch::new(AGENT, home.path()).args(["spool", "export"]).start();
-    assert!(export.finish(SOON).success(), "{}", export.stderr());
-    let waited = by_identity(records::samples(&export.stdout()));
-    assert!(waited.len() > 100, "{} waited", waited.len());
+    let waited = outage(home.path(), stream);
 
-    let mut online = agent(&ministack.endpoint()).args(simulation.into_iter().take(5)).start();
+    let simulation = ["--simulate", "--seed", "11", "--devices", "2"];
+    let online = agent(home.path(), stream, &ministack.endpoint());
+    let mut online = online.args(simulation).start();
     let sql = "select id_device, run, seq, timestamp, cpu, ram from raw where marker is null";
     let mut rows: BTreeMap<_, Value> = BTreeMap::new();
     online.wait_for("all that waited", SOON, |_| {
@@ -97,6 +106,40 @@ fn what_is_sampled_is_what_athena_reads_and_what_is_no_row_lies_with_the_errors(
         assert!(objects.join("errors").join(reason).exists(), "{reason}");
     }
     assert_eq!(duckdb::query(&objects.join("data"), count), before);
+}
+
+#[test]
+fn partitioned_by_arrival_the_same_rows_lie_in_the_hour_in_which_they_came() {
+    let infra = Infra::new();
+    infra.init(COMPLETE);
+    let variables = infra.path(COMPLETE).join("terraform.tfvars");
+    fs::write(variables, "partitioning = \"arrival\"\n").unwrap();
+    let plan = infra.plan(COMPLETE);
+    let bucket = text(plan.the("aws_s3_bucket"), "bucket");
+    let stream = text(plan.the("aws_kinesis_firehose_delivery_stream"), "name");
+    let ministack = Ministack::start();
+    ministack.apply(&plan.0);
+    let home = tempfile::tempdir().unwrap();
+    let waited = outage(home.path(), stream);
+
+    let hour = || Utc::now().format("%Y-%m-%d %H").to_string();
+    let begun = hour();
+    let mut online = agent(home.path(), stream, &ministack.endpoint()).start();
+    let rows = |sql: &str| {
+        let data = ministack.fetch(bucket).join("data");
+        if data.exists() { duckdb::query(&data, sql) } else { Vec::new() }
+    };
+    online.wait_for("all that waited", SOON, |_| {
+        rows("select id_device from lake where marker is null").len() > waited.len()
+    });
+    assert_eq!(online.terminate(SOON).code(), Some(0), "{}", online.stderr());
+    let found = rows("from lake where marker is null");
+    let hours: BTreeSet<_> = found.iter().map(|row| text(row, "timestamp_sent")).collect();
+    assert!(hours.iter().all(|of| *of == begun || *of == hour()), "{hours:?}");
+    let found = by_identity(found);
+    for (key, sample) in &waited {
+        assert_eq!(found.get(key), Some(sample));
+    }
 }
 
 #[test]

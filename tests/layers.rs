@@ -1,10 +1,13 @@
 //! The layers: what the Spark job of infra/etl makes of a lake that the agent
 //! wrote, read back by DuckDB, which shares no code with it.
 //!
-//! Needs: .venv, .venv-full, Java 17 or newer
+//! Needs: .venv, .venv-full, Java 17 or newer, terraform
 //! Tier: full
 
 #![cfg(test)]
+
+#[path = "layers/planned.rs"]
+mod planned;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::DateTime;
-use iot_agent_test_support::ministack::{CREDENTIALS, Ministack};
+use iot_agent_test_support::ministack::Ministack;
 use iot_agent_test_support::process::{Ended, Launch, succeed};
 use iot_agent_test_support::records::{number, text};
 use iot_agent_test_support::{duckdb, eventually, full, python, repository, rng};
@@ -32,18 +35,25 @@ const DAY_MS: i64 = 86_400_000;
 const DATED: [&str; 4] = ["processed/samples", "trusted/hourly", "trusted/daily", "quarantine"];
 const WHOLE: [&str; 2] = ["processed/markers", "trusted/completeness"];
 
-fn job(lake: &Path, options: &[&str]) -> Command {
+/// The Python that has Spark.
+fn spark() -> Command {
     let java = Command::new("java").arg("-version").output();
     assert!(java.is_ok(), "java is missing: `tests/run --full` installs it");
     let mut command = Command::new(full("python"));
     command
-        .args(["-m", "layers", "--lake"])
-        .arg(lake)
-        .args(options)
-        .env("PYTHONPATH", repository("infra/etl"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         // Short runs gain nothing from the optimizing compiler.
         .env("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC");
+    command
+}
+
+fn job(lake: &Path, options: &[&str]) -> Command {
+    let mut command = spark();
+    command
+        .args(["-m", "layers", "--lake"])
+        .arg(lake)
+        .args(options)
+        .env("PYTHONPATH", repository("infra/etl"));
     command
 }
 
@@ -488,25 +498,4 @@ fn a_commit_torn_at_any_step_is_finished_or_undone_by_the_next_start() {
         println!("{place:?}: {said}");
         assert!(said.contains("whole after each of"), "{said}");
     }
-}
-
-#[test]
-fn objects_of_s3_become_the_same_layers() {
-    let home = tempfile::tempdir().unwrap();
-    let ministack = Ministack::start();
-    ministack.create_stream("iot-telemetry", "lake");
-    let past = "--simulate --seed 7 --devices 2 --late 0.05 --backfill 6h";
-    let fleet = Launch::new(AGENT, home.path()).args(past.split(' ')).set("sample.interval", "60s");
-    let fleet = fleet.set("send.interval", "1s").envs(CREDENTIALS);
-    let mut agent = fleet.firehose("iot-telemetry", &ministack.endpoint()).start();
-    agent.wait_for("six hours", SOON, |_| {
-        let data = ministack.fetch("lake").join("data");
-        data.exists() && samples(&data) >= 2 * 360
-    });
-    assert_eq!(agent.terminate(SOON).code(), Some(0), "{}", agent.stderr());
-    let lake = ministack.fetch("lake");
-    run(&lake);
-    assert_processed(&lake, &first_sent(ask(&lake, "from lake where marker is null")));
-    assert_completeness(&lake);
-    assert_aggregates(&lake);
 }

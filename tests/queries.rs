@@ -33,9 +33,9 @@ const DAY_MS: i64 = 86_400_000;
 /// What Firehose rounds each record up to.
 const BILLED_BYTES: u64 = 5120;
 
-/// Three devices, simulated, that sample once a minute, with days of the past.
-fn fleet(home: &Path, days: u64) -> Launch {
-    let past = format!("--simulate --seed 7 --devices 3 --late 0.05 --backfill {days}d");
+/// Three devices, simulated, that sample once a minute, with so much of the past.
+fn fleet(home: &Path, past: &str) -> Launch {
+    let past = format!("--simulate --seed 7 --devices 3 --late 0.05 --backfill {past}");
     Launch::new(AGENT, home)
         .args(past.split(' '))
         .set("sample.interval", "60s")
@@ -57,7 +57,7 @@ fn samples(lake: &Path) -> u64 {
 fn lake() -> (TempDir, Vec<Value>) {
     let home = tempfile::tempdir().unwrap();
     let lake = home.path().join("lake");
-    let mut agent = fleet(home.path(), 3).start();
+    let mut agent = fleet(home.path(), "3d").start();
     agent.wait_for("three days", SOON, |_| samples(&lake) >= rows_of(3));
     assert_eq!(agent.terminate(SOON).code(), Some(0), "{}", agent.stderr());
 
@@ -297,7 +297,7 @@ fn athena_gives_the_same_from_what_firehose_wrote() {
     let home = tempfile::tempdir().unwrap();
     let ministack = Ministack::start();
     ministack.create_stream(STREAM, BUCKET);
-    let launch = fleet(home.path(), 1).firehose(STREAM, &ministack.endpoint()).envs(CREDENTIALS);
+    let launch = fleet(home.path(), "1d").firehose(STREAM, &ministack.endpoint()).envs(CREDENTIALS);
     let mut agent = launch.start();
     agent.wait_for("a day", SOON, |_| {
         let data = ministack.fetch(BUCKET).join("data");
@@ -332,14 +332,52 @@ fn agree(athena: &Value, duckdb: &Value) -> bool {
     }
 }
 
+/// The view of infra/README.md, as it stands there.
+fn view_of_the_readme() -> String {
+    let readme = fs::read_to_string(repository("infra/README.md")).unwrap();
+    let from = readme.lines().skip_while(|line| !line.starts_with("    create view"));
+    let lines: Vec<_> = from.map_while(|line| line.strip_prefix("    ")).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn the_view_of_the_readme_unites_an_older_table_with_the_samples() {
+    let home = tempfile::tempdir().unwrap();
+    let lake = home.path().join("lake");
+    let mut agent = fleet(home.path(), "1h").start();
+    agent.wait_for("an hour", SOON, |_| samples(&lake) >= 3 * 60);
+    assert_eq!(agent.terminate(SOON).code(), Some(0), "{}", agent.stderr());
+    let records = duckdb::query(&lake, "from lake");
+    let columns = "id_device, timestamp, timestamp_sent, temperature, cpu, ram, hd";
+    let sql = format!(
+        "create schema old_database; create view raw as from lake; \
+         create table old_database.old_table as \
+         select {columns} from lake where id_device = 'sim-0001' and seq is not null; \
+         {}; from all_samples",
+        view_of_the_readme()
+    );
+    let mut found = duckdb::query(&lake, &sql);
+    let pick = |record: &Value| {
+        columns.split(", ").map(|column| (column, record[column].clone())).collect::<Value>()
+    };
+    let samples = records.iter().filter(|record| record["marker"].is_null());
+    let old = samples.clone().filter(|record| record["id_device"] == "sim-0001");
+    let mut wanted: Vec<Value> = old.chain(samples).map(pick).collect();
+    found.sort_by_cached_key(Value::to_string);
+    wanted.sort_by_cached_key(Value::to_string);
+    assert!(wanted.len() > records.len(), "no sample is in both");
+    assert_eq!(found, wanted);
+}
+
 #[test]
 fn every_query_is_one_that_trino_and_duckdb_can_parse() {
-    let check = "import pathlib, sqlglot, sys\n\
-        for path in sys.argv[1:]:\n    \
+    let check = "import sqlglot, sys\n\
+        for sql in sys.argv[1:]:\n    \
             for dialect in ('athena', 'trino', 'duckdb'):\n        \
-                assert len(sqlglot.parse(pathlib.Path(path).read_text(), dialect=dialect)) == 1\n";
+                assert len(sqlglot.parse(sql, dialect=dialect)) == 1\n";
     let files = fs::read_dir(repository("infra/queries")).unwrap();
-    let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
-    assert!(files.len() >= 6, "{files:?}");
-    succeed(Command::new(python()).args(["-c", check]).args(&files));
+    let queries = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+    let queries: Vec<_> = queries.chain([view_of_the_readme()]).collect();
+    assert!(queries.len() >= 7, "{queries:?}");
+    succeed(Command::new(python()).args(["-c", check]).args(&queries));
 }

@@ -81,6 +81,31 @@ fn the_table_has_the_columns_of_the_schema_file_and_a_new_one_is_one_edit() {
 }
 
 #[test]
+fn a_table_changed_by_hand_is_named_by_the_plan_which_puts_it_back() {
+    let infra = Infra::new();
+    infra.init(MINIMAL);
+    infra.run(MINIMAL, ["apply", "-input=false", "-no-color", "-auto-approve"]);
+    let plan = ["plan", "-input=false", "-no-color"];
+    let said = infra.run(MINIMAL, plan);
+    assert!(said.contains("No changes."), "{said}");
+
+    // As a refresh would find it.
+    let path = infra.path(MINIMAL).join("terraform.tfstate");
+    let mut state: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let resources = state["resources"].as_array_mut().unwrap();
+    let table = resources.iter_mut().find(|each| each["type"] == "aws_glue_catalog_table");
+    let table = &mut table.unwrap()["instances"][0]["attributes"]["storage_descriptor"][0];
+    let lost = table["columns"].as_array_mut().unwrap().pop().unwrap();
+    fs::write(&path, state.to_string()).unwrap();
+
+    let said = infra.run(MINIMAL, plan);
+    let named = "module.lake.aws_glue_catalog_table.raw will be updated in-place";
+    let column = format!("+ name    = {}", lost["name"]);
+    assert!(said.contains(named) && said.contains(&column), "{said}");
+    assert!(said.contains("Plan: 0 to add, 1 to change, 0 to destroy."), "{said}");
+}
+
+#[test]
 fn what_is_printed_for_the_agent_is_a_configuration_that_it_takes() {
     let plan = minimal();
     let toml = plan.output("agent_toml").as_str().expect("it is known before the apply").to_owned();

@@ -62,12 +62,6 @@ class Batch:
 
     def judged(self, paths):
         """The rows of these objects, and which objects cannot be read."""
-        try:
-            found = rows.read(self.spark, self.raw, sorted(paths.values()))
-            found.write.format("noop").mode("overwrite").save()
-            return rows.judge(found), {}
-        except Exception as error:  # Found out one by one.
-            log.warning("not all raw objects can be read: %s", rows.reason(error))
         good, bad = rows.readable(self.spark, self.raw, paths)
         for name, why in bad.items():
             log.warning("%s cannot be read: %s", name, why)

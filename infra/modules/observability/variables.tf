@@ -17,6 +17,11 @@ variable "tags" {
 variable "stream_name" {
   description = "Name of the delivery stream to watch."
   type        = string
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9_.-]{1,64}$", var.stream_name))
+    error_message = "stream_name is the name of a delivery stream, not its ARN: 1 to 64 of the characters A-Z, a-z, 0-9, _, . and -."
+  }
 }
 
 variable "stream_log_group_name" {
@@ -57,6 +62,16 @@ variable "topic_kms_key_id" {
   description = "Key that encrypts the topic, one that CloudWatch may use; null makes one."
   type        = string
   default     = null
+
+  validation {
+    condition     = var.topic_kms_key_id == null || can(regex("^(arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/|alias/)?[A-Za-z0-9/_-]+$", var.topic_kms_key_id))
+    error_message = "topic_kms_key_id is a key's id, its alias (alias/NAME), or the ARN of either."
+  }
+
+  validation {
+    condition     = !try(strcontains(var.topic_kms_key_id, "alias/aws/"), false)
+    error_message = "topic_kms_key_id names a key of AWS's own, which lets no alarm publish. Leave it null, or name a key of yours."
+  }
 }
 
 variable "emails" {
@@ -113,4 +128,14 @@ variable "budget_tag" {
   description = "Cost allocation tag that the budget is limited to; null: the whole account."
   type        = object({ key = string, value = string })
   default     = null
+
+  validation {
+    condition = var.budget_tag == null || try(
+      can(regex("^[\\p{L}\\p{N} _.:/=+@-]{1,128}$", var.budget_tag.key))
+      && can(regex("^[\\p{L}\\p{N} _.:/=+@-]{0,256}$", var.budget_tag.value))
+      && !startswith(var.budget_tag.key, "aws:"),
+      false
+    )
+    error_message = "budget_tag is a tag of yours, { key = \"project\", value = \"iot\" }: letters, digits, spaces and _.:/=+@-, at most 128 and 256 of them; keys that begin with aws: are AWS's own."
+  }
 }

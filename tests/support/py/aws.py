@@ -10,8 +10,8 @@ usage: aws.py create ENDPOINT SCHEMA STREAM BUCKET
 
 `create` makes the bucket, the Glue table of the schema file and a Firehose
 stream as infra/ would: de-aggregation, partitions by `timestamp_sent`, Parquet
-by the table's columns. `apply` makes the three of a Terraform plan, which the file
-PLAN holds as JSON. `device` makes a user with a policy and prints its key and secret.
+by the table's columns. `apply` makes the same of a Terraform plan of an example,
+which the file PLAN holds as JSON, with all its tables and objects. `device` makes a user with a policy and prints its key and secret.
 `allowed` tries with these what a device may do and what it may not, and prints what
 was allowed, a line each. `put` sends a record of TEXT. `fetch` copies every object of the bucket into FOLDER.
 `athena` prints the rows of SQL over that table, one JSON object of texts a line.
@@ -26,6 +26,8 @@ import botocore.exceptions
 import botocore.session
 
 DATABASE, TABLE = "iot", "raw"
+# What the paths of a plan start from.
+EXAMPLE = pathlib.Path(__file__).parents[3] / "infra/examples/minimal"
 ACCOUNT, REGION = "000000000000", "eu-west-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/firehose"
 
@@ -51,7 +53,7 @@ def create(endpoint, schema, stream, bucket):
             "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
         },
     }
-    make(endpoint, bucket, DATABASE, table, stream, destination(bucket))
+    make(endpoint, bucket, DATABASE, [table], stream, destination(bucket))
 
 
 def make_bucket(endpoint, bucket):
@@ -60,11 +62,12 @@ def make_bucket(endpoint, bucket):
     )
 
 
-def make(endpoint, bucket, database, table, stream, config):
+def make(endpoint, bucket, database, tables, stream, config):
     make_bucket(endpoint, bucket)
     glue = client("glue", endpoint)
     glue.create_database(DatabaseInput={"Name": database})
-    glue.create_table(DatabaseName=database, TableInput=table)
+    for table in tables:
+        glue.create_table(DatabaseName=database, TableInput=table)
     client("firehose", endpoint).create_delivery_stream(
         DeliveryStreamName=stream,
         DeliveryStreamType="DirectPut",
@@ -79,10 +82,23 @@ def apply(endpoint, plan):
             yield from resources(child)
 
     planned = json.loads(pathlib.Path(plan).read_text())["planned_values"]["root_module"]
-    of = {resource["type"]: resource["values"] for resource in resources(planned)}
-    stream, table = of["aws_kinesis_firehose_delivery_stream"], of["aws_glue_catalog_table"]
+
+    def all_of(kind):
+        return [each["values"] for each in resources(planned) if each["type"] == kind]
+
+    (stream,), (bucket,) = all_of("aws_kinesis_firehose_delivery_stream"), all_of("aws_s3_bucket")
+    (database,), tables = all_of("aws_glue_catalog_database"), all_of("aws_glue_catalog_table")
+    config = planned_destination(stream["extended_s3_configuration"][0])
+    tables = [planned_table(table) for table in tables]
+    make(endpoint, bucket["bucket"], database["name"], tables, stream["name"], config)
+    for each in all_of("aws_s3_object"):
+        body = (EXAMPLE / each["source"]).read_bytes()
+        client("s3", endpoint).put_object(Bucket=each["bucket"], Key=each["key"], Body=body)
+
+
+def planned_table(table):
     storage = table["storage_descriptor"][0]
-    made = {
+    return {
         "Name": table["name"],
         "PartitionKeys": columns(table["partition_keys"]),
         "Parameters": table["parameters"],
@@ -92,9 +108,6 @@ def apply(endpoint, plan):
             "InputFormat": storage["input_format"],
         },
     }
-    config = planned_destination(stream["extended_s3_configuration"][0])
-    bucket = of["aws_s3_bucket"]["bucket"]
-    make(endpoint, bucket, table["database_name"], made, stream["name"], config)
 
 
 def columns(named):
@@ -107,7 +120,9 @@ def planned_destination(config):
     schema = conversion["schema_configuration"][0]
     formats = conversion["input_format_configuration"][0]["deserializer"][0]
     assert formats["open_x_json_ser_de"] and not formats["hive_json_ser_de"]
-    processing = config["processing_configuration"][0]
+    partitioning = config["dynamic_partitioning_configuration"]
+    processing = config["processing_configuration"]
+    processors = [each for block in processing for each in block["processors"]]
     return {
         "RoleARN": ROLE,
         "BucketARN": config["bucket_arn"],
@@ -119,16 +134,16 @@ def planned_destination(config):
         },
         "CompressionFormat": config["compression_format"],
         "DynamicPartitioningConfiguration": {
-            "Enabled": config["dynamic_partitioning_configuration"][0]["enabled"]
+            "Enabled": any(block["enabled"] for block in partitioning)
         },
         "ProcessingConfiguration": {
-            "Enabled": processing["enabled"],
+            "Enabled": any(block["enabled"] for block in processing),
             "Processors": [
                 processor(
                     each["type"],
                     **{p["parameter_name"]: p["parameter_value"] for p in each["parameters"]},
                 )
-                for each in processing["processors"]
+                for each in processors
             ],
         },
         "DataFormatConversionConfiguration": {

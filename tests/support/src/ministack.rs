@@ -82,8 +82,9 @@ impl Ministack {
         aws(["create", &self.endpoint(), &schema.to_string_lossy(), stream, bucket]);
     }
 
-    /// Makes the bucket, table and stream that a Terraform plan has, as it has
-    /// them; but for roles, which are known only after an apply.
+    /// Makes the bucket with its objects, the tables and the stream that the plan
+    /// of an example has, as it has them; but for roles, which are known only after
+    /// an apply.
     pub fn apply(&self, plan: &Value) {
         let path = self.folder.path().join("plan.json");
         std::fs::write(&path, plan.to_string()).expect("a file in a folder of ours");

@@ -107,11 +107,6 @@ run "logs" {
   }
 
   assert {
-    condition     = strcontains(file("${path.module}/../../etl/glue_job.py"), "layers finished") && aws_cloudwatch_log_metric_filter.counted["job"].pattern == "\"layers finished\""
-    error_message = "What is waited for is what the job says."
-  }
-
-  assert {
     condition     = aws_cloudwatch_metric_alarm.each["job"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.each["job"].period * aws_cloudwatch_metric_alarm.each["job"].evaluation_periods == 3 * 3600
     error_message = "A job that says nothing for three hours has not finished."
   }
@@ -194,4 +189,56 @@ run "no_address" {
   }
 
   expect_failures = [var.emails]
+}
+
+run "arn_for_a_stream" {
+  command = plan
+
+  variables {
+    stream_name = "arn:aws:firehose:eu-west-1:123456789012:deliverystream/iot-telemetry"
+  }
+
+  expect_failures = [var.stream_name]
+}
+
+run "key_with_a_typo" {
+  command = plan
+
+  variables {
+    topic_kms_key_id = "arn:aws:sns:eu-west-1:123456789012:ops"
+  }
+
+  expect_failures = [var.topic_kms_key_id]
+}
+
+run "key_of_aws" {
+  command = plan
+
+  variables {
+    topic_kms_key_id = "alias/aws/sns"
+  }
+
+  expect_failures = [var.topic_kms_key_id]
+}
+
+run "budget_of_a_tag_of_aws" {
+  command = plan
+
+  variables {
+    budget_usd = 20
+    budget_tag = { key = "aws:createdBy", value = "root" }
+  }
+
+  expect_failures = [var.budget_tag]
+}
+
+run "budget_of_no_tag" {
+  command = plan
+
+  variables {
+    budget_usd = 20
+    budget_tag = { key = "", value = "iot" }
+  }
+
+  expect_failures = [var.budget_tag]
 }
