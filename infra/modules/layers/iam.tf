@@ -57,19 +57,6 @@ data "aws_iam_policy_document" "job" {
     resources = flatten([for group in local.log_groups : ["${local.logs_arn}:${group}", "${local.logs_arn}:${group}:log-stream:*"]])
   }
 
-  statement {
-    sid = "TellMetrics"
-    # PutMetricData knows no resource; the condition keeps it to Glue's own metrics.
-    actions   = ["cloudwatch:PutMetricData"]
-    resources = ["*"]
-
-    condition {
-      test     = "StringEquals"
-      variable = "cloudwatch:namespace"
-      values   = ["Glue"]
-    }
-  }
-
   dynamic "statement" {
     for_each = var.lake.kms_key_arn == null ? [] : [var.lake.kms_key_arn]
 
@@ -89,8 +76,6 @@ resource "aws_iam_role" "job" {
 }
 
 resource "aws_iam_role_policy" "job" {
-  # checkov:skip=CKV_AWS_355: the one * is that of PutMetricData, which knows no resource
-  # checkov:skip=CKV_AWS_290: the same
   name   = "layers"
   role   = aws_iam_role.job.name
   policy = data.aws_iam_policy_document.job.json

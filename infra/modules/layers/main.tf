@@ -75,7 +75,6 @@ resource "aws_glue_job" "layers" {
     "--TempDir"                = "${local.place}/temporary/"
     "--job-bookmark-option"    = "job-bookmark-disable"
     "--custom-logGroup-prefix" = local.log_prefix
-    "--enable-metrics"         = "true"
   }
 
   depends_on = [aws_s3_object.etl, aws_iam_role_policy.job]
