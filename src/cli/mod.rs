@@ -64,7 +64,7 @@ Exit codes:
     2  the command line is wrong
    65  verify-lake: samples are missing or doubled, or a file cannot be read
    69  check: the sink cannot be reached, or refuses
-   78  the configuration is wrong, or the spool is of a newer version: a restart is no help
+   78  a wrong configuration, or a spool of a newer version or another user: no restart helps
   130  a second Ctrl-C (143: a second SIGTERM): left at once, without flushing";
 
 /// Samples this host's sensors and delivers them to a local Parquet lake or to
@@ -339,7 +339,7 @@ pub fn explain(error: anyhow::Error) -> ExitCode {
     }
     let (what, code) = if error.is::<config::Errors>() {
         ("the configuration is wrong\n\n", CONFIG)
-    } else if is_newer(&error) {
+    } else if is_final(&error) {
         ("", CONFIG)
     } else {
         ("", FAILURE)
@@ -349,10 +349,10 @@ pub fn explain(error: anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Whether the spool is a newer agent's.
-fn is_newer(error: &anyhow::Error) -> bool {
+/// Whether the spool is a newer agent's, or another user's.
+fn is_final(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {
-        Some(agent::Error::Spool(error)) => error.is_newer(),
+        Some(agent::Error::Spool(error)) => error.is_final(),
         _ => error.downcast_ref().is_some_and(InspectError::is_newer),
     }
 }

@@ -98,6 +98,7 @@ pub fn endpoint_url(given: &Given) -> Result<String, Wrong> {
         let port = authority.as_str().strip_prefix(authority.host()).unwrap_or("?");
         matches!(uri.scheme_str(), Some("http" | "https"))
             && !authority.host().is_empty()
+            && !authority.as_str().contains('@')
             && (port.is_empty() || authority.port_u16().is_some())
             && uri.query().is_none()
     };
@@ -167,6 +168,7 @@ mod tests {
             "https://",
             "https:///x",
             "https://u:p@a",
+            "https://u:p@a:443",
             "https://a?b",
             "https://a:99999",
             "https://a b",

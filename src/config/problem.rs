@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, and where: a [`Source`] is a text that
 //! people wrote, a [`Place`] a spot in it, a [`Problem`] what to do there.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -52,11 +53,30 @@ impl Source {
             name: self.name.clone(),
             position: self.is_file.then_some((row + 1, column + 1)),
             excerpt: Some(Excerpt {
-                line: line.chars().skip(skipped).take(SHOWN).map(visible).collect(),
+                line: veiled(line).chars().skip(skipped).take(SHOWN).map(visible).collect(),
                 caret,
                 width: end.saturating_sub(column).clamp(1, SHOWN),
             }),
         }
+    }
+}
+
+/// Words that begin secrets, in what people write into a configuration by mistake.
+const SECRETS: [&str; 4] = ["secret", "password", "token", "access_key"];
+
+/// A line or a value without what looks like a secret: logs and terminals are read
+/// by others, too.
+pub fn veiled(text: &str) -> Cow<'_, str> {
+    let lower = text.to_ascii_lowercase();
+    let head = text.split_inclusive(['=', ':']).next().filter(|head| *head != text);
+    if let (true, Some(head)) = (SECRETS.iter().any(|word| lower.contains(word)), head) {
+        return format!("{head} …").into();
+    }
+    let url =
+        text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)));
+    match url {
+        Some((scheme, (_, host))) => format!("{scheme}://…@{host}").into(),
+        None => text.into(),
     }
 }
 
@@ -157,6 +177,21 @@ mod tests {
         assert!(shown("a = '''\nb", 4..9).contains("f:1:5: bad\n    a = '''\n        ^^^\n"));
         assert!(shown("a", 9..12).contains("f:1:2: bad\n    a\n     ^\n"));
         assert!(shown("", 0..0).contains("f:1:1: bad\n    \n    ^\n"));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for (line, seen) in [
+            ("aws_secret_access_key = \"AKIA\"", "aws_secret_access_key = …"),
+            ("AWS_SESSION_TOKEN=AKIA", "AWS_SESSION_TOKEN= …"),
+            ("x = { Password: AKIA }", "x = …"),
+            ("url = \"https://me:AKIA@host:1/p\"", "url = \"https://…@host:1/p\""),
+        ] {
+            assert!(shown(line, 0..1).contains(&format!("\n    {seen}\n")), "{line}");
+        }
+        for plain in ["secret", "mail = \"a@b\"", "url = \"https://host:1\""] {
+            assert_eq!(veiled(plain), plain);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use toml::de::{DeInteger, DeValue};
 
+use crate::config::problem::veiled;
 use crate::spool::KeepFree;
 
 /// One setting as it was written.
@@ -42,6 +43,7 @@ impl Given<'_> {
             DeValue::String(text) => text,
             _ => self.written,
         };
+        let text = veiled(text);
         let mut cut: String = text.chars().take(CHARS).collect();
         if text.chars().count() > CHARS {
             cut.push('…');

@@ -6,7 +6,9 @@
 //! is claimed all the same then, one that does not is [claimed late](begin),
 //! and samples stay in RAM until the disk takes them. Anything else (a file in
 //! the folder's place, a folder of another user, another agent in it, a newer
-//! agent's ledger) is an error at start: somebody has to say where else.
+//! agent's ledger) is an error at start: somebody has to say where else. Root may
+//! write to any folder, and is kept from that of another user all the same, who
+//! could not remove what it leaves there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
@@ -49,6 +51,12 @@ pub enum Error {
          stop that one, or set spool.path to another folder"
     )]
     Held { path: PathBuf, pid: String },
+    #[error(
+        "the spool folder {path} belongs to user {uid}, whose agent could not use what root \
+         leaves there: run it as that user, by its service or by \
+         `setpriv --reuid={uid} --regid={gid} --clear-groups iot-agent run`, or set spool.path"
+    )]
+    Foreign { path: PathBuf, uid: u32, gid: u32 },
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
 }
@@ -91,6 +99,7 @@ impl Claim {
     /// Locks the folder and opens its ledger, creating what is missing, and
     /// changes nothing else.
     pub fn of_folder(settings: &Settings) -> Result<Self, Error> {
+        refuse_foreign(&settings.path)?;
         let (lock, ledger) = take(&settings.path, true)?;
         Ok(Self::with(settings, ledger, lock))
     }
@@ -119,9 +128,10 @@ impl Claim {
 }
 
 impl Error {
-    /// Whether the spool is a newer agent's: no start of this one can change that.
-    pub fn is_newer(&self) -> bool {
-        matches!(self, Self::Ledger(ledger::Error::Newer { .. }))
+    /// Whether no further start can change it: the spool is a newer agent's, or
+    /// another user's.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Foreign { .. } | Self::Ledger(ledger::Error::Newer { .. }))
     }
 
     /// Whether waiting may cure it; see the module.
@@ -132,6 +142,19 @@ impl Error {
             }
             _ => false,
         }
+    }
+}
+
+/// An error where this is root and `folder`, or the one that it is to be made in,
+/// is another user's.
+fn refuse_foreign(folder: &Path) -> Result<(), Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let found = folder.ancestors().take(2).find_map(|path| fs::metadata(path).ok());
+    match found.filter(|meta| meta.uid() != 0) {
+        Some(meta) => Err(Error::Foreign { path: folder.into(), uid: meta.uid(), gid: meta.gid() }),
+        None => Ok(()),
     }
 }
 

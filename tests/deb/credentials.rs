@@ -62,6 +62,16 @@ impl Site {
         println!("{way}: delivers");
     }
 
+    /// `check` warns of the file's mode, until it is as it should be.
+    #[track_caller]
+    fn is_guarded(&self, path: &str) {
+        let warning = |mode: &str| {
+            self.system.must(&format!("chmod {mode} {path}"));
+            self.system.must("iot-agent check --offline").contains(&format!("chmod 600 {path}"))
+        };
+        assert!(warning("644") && !warning("600"), "{path}");
+    }
+
     /// After `remove`, nothing comes any more.
     #[track_caller]
     fn is_refused_without(&self, remove: &str) {
@@ -132,12 +142,13 @@ fn every_documented_way_delivers_and_no_secret_is_logged() {
     let variables: String =
         key.environment().iter().map(|(name, value)| format!("{name}={value}\n")).collect();
     site.write("/etc/default/iot-agent", &variables);
+    site.is_guarded("/etc/default/iot-agent");
     site.restart("");
     site.delivers("the environment file");
     site.is_refused_without("rm /etc/default/iot-agent");
 
     site.write("/etc/iot-agent.credentials", &site.section("default"));
-    site.system.must("chmod 600 /etc/iot-agent.credentials");
+    site.is_guarded("/etc/iot-agent.credentials");
     site.restart("");
     site.delivers("LoadCredential");
     site.is_refused_without("rm /etc/iot-agent.credentials");

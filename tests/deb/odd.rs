@@ -5,7 +5,10 @@ use std::process::Command;
 use iot_agent_test_support::debian::{Overlay, root_without_systemd, text};
 use iot_agent_test_support::duckdb;
 
-use crate::{Boot, INSTALL, QUICK, booted, configure, installed, package, property};
+use crate::{
+    Boot, INSTALL, QUICK, UNREACHABLE, booted, configure, installed, package, property,
+    wait_for_commits,
+};
 
 #[test]
 fn a_half_configured_package_is_finished_by_dpkg() {
@@ -37,6 +40,27 @@ fn an_account_of_its_name_is_used_and_survives() {
     system.must(&format!("{INSTALL} /packages/v1.deb"));
     system.wait_for("systemctl is-active iot-agent");
     system.must("apt-get purge -y iot-agent && getent passwd iot-agent && test -d /home/iot-agent");
+}
+
+#[test]
+fn root_is_kept_from_the_folder_of_the_service_and_may_check_it() {
+    let system = installed(Boot::default(), UNREACHABLE);
+    wait_for_commits(&system, 2);
+    system.must("systemctl stop iot-agent");
+    let owners = "find /var/lib/iot-agent -printf '%u\\n' | sort -u";
+    for prepare in ["true", "rm -r /var/lib/iot-agent/spool"] {
+        system.must(prepare);
+        let refused = system.run("timeout 20 iot-agent run");
+        let said = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(78), "{said}");
+        assert!(said.contains("setpriv --reuid="), "{said}");
+        system.must("iot-agent check --offline && iot-agent spool ls");
+        assert_eq!(system.must(owners), "iot-agent\n");
+    }
+    system.must("systemctl start iot-agent");
+    wait_for_commits(&system, 2);
+    system.must("systemctl stop iot-agent");
+    assert_eq!(property(&system, "Result"), "success");
 }
 
 #[test]
