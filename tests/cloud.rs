@@ -91,6 +91,19 @@ fn what_is_sampled_is_what_athena_reads_and_what_is_no_row_lies_with_the_errors(
         }
     }
     println!("{} rows of {} that waited are as they were", rows.len(), waited.len());
+    let saved = |name: &str| {
+        let resources = plan.resources().into_iter();
+        let mut queries = resources.filter(|(_, kind, _)| *kind == "aws_athena_named_query");
+        let query = queries.find(|(_, _, query)| query["name"] == name);
+        let query = query.unwrap_or_else(|| panic!("no saved query {name}")).2;
+        ministack.athena_in(database, bucket, text(query, "query"))
+    };
+    for name in ["billed", "completeness", "disk_full", "hottest", "silent"] {
+        println!("{name}: {} rows", saved(name).len());
+    }
+    let devices = saved("latest");
+    let devices: Vec<_> = devices.iter().map(|row| text(row, "id_device")).collect();
+    assert_eq!(devices, ["sim-0001", "sim-0002"]);
 
     let objects = ministack.fetch(bucket);
     assert!(!objects.join("errors").exists());

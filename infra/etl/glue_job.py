@@ -10,7 +10,10 @@ from pyspark.sql import SparkSession
 from layers_job import run
 from layers_store import S3Store
 
-logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stdout)
+# By force, for whoever starts this may have set a way of logging before.
+logging.basicConfig(
+    level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stdout, force=True
+)
 parser = argparse.ArgumentParser()
 parser.add_argument("--lake_bucket", required=True)
 parser.add_argument("--batch", required=True, type=int)

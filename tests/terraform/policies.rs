@@ -92,9 +92,9 @@ fn no_policy_has_a_wildcard_where_a_name_would_do() {
                 // In a key's own policy the star is this key.
                 let named = kind != "aws_kms_key";
                 for arn in list(&statement["Resource"]) {
-                    // A star stands for what is below a folder, or a log's streams.
+                    // A star stands for what is below a folder or marks it, or a log's streams.
                     let whole = arn.trim_end_matches('*');
-                    let below = whole.ends_with('/') || whole.ends_with(":log-stream:");
+                    let below = whole.ends_with(['/', '_']) || whole.ends_with(":log-stream:");
                     assert!(
                         arn == whole || below && whole.matches(':').count() >= 5 || !named,
                         "{here}"

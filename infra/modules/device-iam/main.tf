@@ -24,10 +24,8 @@ locals {
     Effect    = "Allow"
     Action    = ["sts:AssumeRole", "sts:SetSourceIdentity", "sts:TagSession"]
     Principal = { Service = "rolesanywhere.amazonaws.com" }
-    Condition = {
-      StringEquals = { "aws:SourceAccount" = local.stream_parts[4] }
-      ArnEquals    = { "aws:SourceArn" = var.trust.roles_anywhere_trust_anchor_arn }
-    }
+    # Its ARN has the account.
+    Condition = { ArnEquals = { "aws:SourceArn" = var.trust.roles_anywhere_trust_anchor_arn } }
   }]
   by_principal = length(var.trust.principal_arns) == 0 ? [] : [{
     Sid       = "Principals"

@@ -113,5 +113,5 @@ resource "aws_athena_named_query" "query" {
   description = substr(try(regex("^-- ?([^\n]*)", file("${path.module}/../../queries/${each.key}"))[0], each.key), 0, 1024)
   workgroup   = aws_athena_workgroup.lake.name
   database    = aws_glue_catalog_database.lake.name
-  query       = replace(file("${path.module}/../../queries/${each.key}"), "/(?i)\\b(from|join)(\\s+)samples\\b/", "$1$2${local.table}")
+  query       = replace(file("${path.module}/../../queries/${each.key}"), "/(?i)\\b(from|join)(\\s+)samples\\b/", "$${1}$${2}${local.table}")
 }

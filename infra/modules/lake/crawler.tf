@@ -51,7 +51,7 @@ resource "aws_iam_role" "crawler" {
       Principal = { Service = "glue.amazonaws.com" }
       Condition = {
         StringEquals = { "aws:SourceAccount" = local.account }
-        ArnEquals    = { "aws:SourceArn" = "${local.glue_arn}:crawler/${var.name}-raw" }
+        ArnLike      = { "aws:SourceArn" = "${local.glue_arn}:*" }
       }
     }]
   })

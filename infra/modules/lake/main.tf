@@ -131,6 +131,10 @@ resource "aws_s3_bucket_lifecycle_configuration" "lake" {
     noncurrent_version_expiration {
       noncurrent_days = 7
     }
+
+    expiration {
+      expired_object_delete_marker = true
+    }
   }
 
   dynamic "rule" {

@@ -1,3 +1,10 @@
+locals {
+  written = concat(
+    flatten([for folder in ["processed", "trusted", "quarantine"] : ["${folder}/*", "${folder}_*"]]),
+    ["etl_*", "etl/state/*", "etl/state_*", "etl/staging/*", "etl/staging_*", "etl/temporary/*", "etl/temporary_*"],
+  )
+}
+
 data "aws_iam_policy_document" "trust" {
   statement {
     actions = ["sts:AssumeRole"]
@@ -16,39 +23,32 @@ data "aws_iam_policy_document" "trust" {
     condition {
       test     = "ArnLike"
       variable = "aws:SourceArn"
-      values   = [local.job_arn]
+      values   = ["arn:${local.partition}:glue:${local.region}:${local.account}:*"]
     }
   }
 }
 
 data "aws_iam_policy_document" "job" {
+  # Without a condition on the prefix: Spark asks for objects that are not there, and
+  # S3 answers with 404 only whoever may list the bucket, anybody else with 403.
   statement {
     sid       = "FindObjects"
-    actions   = ["s3:ListBucket"]
+    actions   = ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
     resources = [var.lake.bucket_arn]
-
-    condition {
-      test     = "StringLike"
-      variable = "s3:prefix"
-      values   = ["data/*", "processed/*", "trusted/*", "quarantine/*", "etl/*"]
-    }
   }
 
   statement {
-    sid       = "ReadRawRows"
+    sid       = "ReadRowsAndProgram"
     actions   = ["s3:GetObject"]
-    resources = ["${var.lake.bucket_arn}/data/*"]
+    resources = ["${var.lake.bucket_arn}/data/*", "${var.lake.bucket_arn}/etl/*"]
   }
 
+  # Not its own program. Spark on Glue writes in parts, and marks what it takes for
+  # a folder by an object NAME_$folder$.
   statement {
-    sid     = "WriteTables"
-    actions = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
-    resources = [
-      "${var.lake.bucket_arn}/processed/*",
-      "${var.lake.bucket_arn}/trusted/*",
-      "${var.lake.bucket_arn}/quarantine/*",
-      "${var.lake.bucket_arn}/etl/*",
-    ]
+    sid       = "WriteTables"
+    actions   = ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:ListMultipartUploadParts", "s3:PutObject"]
+    resources = [for place in local.written : "${var.lake.bucket_arn}/${place}"]
   }
 
   statement {

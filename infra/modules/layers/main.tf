@@ -8,7 +8,6 @@ locals {
   region    = data.aws_region.current.region
 
   job_name = "${var.name}-layers"
-  job_arn  = "arn:${local.partition}:glue:${local.region}:${local.account}:job/${local.job_name}"
   # Glue writes what Spark says to one group behind this prefix, and what the job says to the other.
   log_prefix = "/aws-glue/jobs/${local.job_name}"
   log_groups = toset(["${local.log_prefix}/error", "${local.log_prefix}/output"])

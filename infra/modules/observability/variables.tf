@@ -75,7 +75,7 @@ variable "topic_kms_key_id" {
 }
 
 variable "emails" {
-  description = "Addresses that are told of the budget and, by the topic that the module makes, of alarms. Each is asked by AWS to confirm."
+  description = "Addresses that are told of the budget and, by the topic that the module makes, of alarms. For the alarms, each is asked by AWS to confirm."
   type        = list(string)
   default     = []
 

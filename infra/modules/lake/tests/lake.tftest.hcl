@@ -40,7 +40,7 @@ run "projection" {
   }
 
   assert {
-    condition     = !strcontains(join("", [for query in aws_athena_named_query.query : query.query]), "samples\n")
+    condition     = alltrue([for query in aws_athena_named_query.query : can(regex("(?i)\\bfrom\\s+${aws_glue_catalog_table.raw.name}\\b", query.query))])
     error_message = "Saved queries read the table."
   }
 }

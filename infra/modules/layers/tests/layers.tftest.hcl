@@ -150,15 +150,20 @@ run "least_privilege" {
     condition = toset(flatten([
       for statement in data.aws_iam_policy_document.job.statement : statement.resources if contains(statement.actions, "s3:DeleteObject")
       ])) == toset([
-      "arn:aws:s3:::iot-lake/processed/*", "arn:aws:s3:::iot-lake/trusted/*",
-      "arn:aws:s3:::iot-lake/quarantine/*", "arn:aws:s3:::iot-lake/etl/*",
+      "arn:aws:s3:::iot-lake/processed/*", "arn:aws:s3:::iot-lake/processed_*",
+      "arn:aws:s3:::iot-lake/trusted/*", "arn:aws:s3:::iot-lake/trusted_*",
+      "arn:aws:s3:::iot-lake/quarantine/*", "arn:aws:s3:::iot-lake/quarantine_*",
+      "arn:aws:s3:::iot-lake/etl_*",
+      "arn:aws:s3:::iot-lake/etl/state/*", "arn:aws:s3:::iot-lake/etl/state_*",
+      "arn:aws:s3:::iot-lake/etl/staging/*", "arn:aws:s3:::iot-lake/etl/staging_*",
+      "arn:aws:s3:::iot-lake/etl/temporary/*", "arn:aws:s3:::iot-lake/etl/temporary_*",
     ])
-    error_message = "Raw rows are read only."
+    error_message = "Raw rows and the program itself are read only."
   }
 
   assert {
     condition     = toset([for condition in data.aws_iam_policy_document.trust.statement[0].condition : condition.variable]) == toset(["aws:SourceAccount", "aws:SourceArn"])
-    error_message = "Only this account's job takes the role."
+    error_message = "Only Glue in this account takes the role."
   }
 }
 
