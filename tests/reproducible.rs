@@ -13,9 +13,13 @@ use iot_agent_test_support::process::succeed;
 use iot_agent_test_support::repository;
 use tempfile::TempDir;
 
-/// The package, built from a clone of this tree's last commit.
-fn built_in(folder: &Path) -> Vec<u8> {
+/// Puts a clone of this tree's last commit there.
+fn clone_to(folder: &Path) {
     succeed(Command::new("git").args(["clone", "--quiet"]).arg(repository("")).arg(folder));
+}
+
+/// The package, built from what lies there.
+fn built_in(folder: &Path) -> Vec<u8> {
     fs::create_dir_all(folder.join("target")).unwrap();
     let tools = fs::canonicalize(repository("target/tools")).unwrap();
     std::os::unix::fs::symlink(tools, folder.join("target/tools")).unwrap();
@@ -30,7 +34,8 @@ fn built_in(folder: &Path) -> Vec<u8> {
 #[test]
 fn two_folders_give_one_package() {
     let folder = TempDir::new().unwrap();
-    let one = built_in(&folder.path().join("one"));
-    let two = built_in(&folder.path().join("another/and/deeper"));
+    let folders = ["one", "another/and/deeper"].map(|name| folder.path().join(name));
+    folders.iter().for_each(|folder| clone_to(folder));
+    let [one, two] = folders.map(|folder| built_in(&folder));
     assert!(one == two, "the packages differ: {} and {} bytes", one.len(), two.len());
 }
