@@ -1,4 +1,4 @@
-//! What packaging/README.md tells people to type, typed.
+//! What packaging/README.md and the examples tell people to type, typed.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +7,7 @@ use iot_agent_test_support::debian::{Boot, System};
 use iot_agent_test_support::process::succeed;
 use iot_agent_test_support::repository;
 
-use crate::{INSTALL, booted, package};
+use crate::{INSTALL, QUICK, booted, installed, package};
 
 /// The block of code after `mark`.
 #[track_caller]
@@ -84,4 +84,16 @@ fn the_first_boot_with_cloud_init_installs_and_configures() {
 fn the_first_boot_with_firstrun_installs_and_configures() {
     let system = first_boot(&block("`firstrun.sh`"));
     assert_eq!(system.must("cat /etc/hostname").trim(), "pi-attic");
+}
+
+#[test]
+fn the_header_of_the_example_for_a_raspberry_pi_takes_it_on() {
+    let system = installed(Boot::default(), QUICK);
+    let text = fs::read_to_string(repository("config/examples/raspberry-pi.toml")).unwrap();
+    let commands = text.lines().filter_map(|line| line.strip_prefix("#     sudo "));
+    system.must(&commands.collect::<Vec<_>>().join(" && "));
+    system.wait_for("systemctl is-active iot-agent");
+    system.wait_for(
+        "journalctl -b -u iot-agent _PID=$(pidof iot-agent) -o cat | grep -q 'nothing is delivered'",
+    );
 }
