@@ -7,7 +7,7 @@ use iot_agent_test_support::debian::{Boot, System};
 use iot_agent_test_support::process::succeed;
 use iot_agent_test_support::repository;
 
-use crate::{INSTALL, QUICK, booted, installed, package};
+use crate::{INSTALL, QUICK, booted, installed, package, repacked};
 
 /// The block of code after `mark`.
 #[track_caller]
@@ -37,8 +37,11 @@ fn a_signed_apt_repository_serves_the_packages_to_those_who_have_its_key() {
          gpg --batch --quiet --passphrase '' --quick-generate-key test@iot-agent.example; \
          gpg --armor --export >iot.asc",
     );
-    shell(&block("**A repository for apt**"));
-    shell("gpgconf --kill all");
+    let publish = || {
+        shell(&block("**A repository for apt**"));
+        shell("gpgconf --kill all");
+    };
+    publish();
     let system = Boot::default().bind(&folder.path().join("repository"), "/repository").start();
     let text = fs::read_to_string(repository("packaging/README.md")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("`deb [signed-by="));
@@ -50,6 +53,12 @@ fn a_signed_apt_repository_serves_the_packages_to_those_who_have_its_key() {
     fs::create_dir_all(system.path("/etc/apt/keyrings")).unwrap();
     fs::copy(folder.path().join("iot.asc"), system.path("/etc/apt/keyrings/iot.asc")).unwrap();
     system.must(&format!("apt-get update && {INSTALL} iot-agent"));
+    system.wait_for("systemctl is-active iot-agent");
+
+    repacked(&package("amd64"), &packages.join("iot-agent-2.deb"), "0.1.0-2", |_| ());
+    publish();
+    system.must("apt-get update && apt-get upgrade -y");
+    assert_eq!(system.must("dpkg-query -W -f '${Version}' iot-agent"), "0.1.0-2");
     system.wait_for("systemctl is-active iot-agent");
 }
 
