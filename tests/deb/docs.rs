@@ -5,7 +5,7 @@ use std::process::Command;
 
 use iot_agent_test_support::debian::{Boot, System};
 use iot_agent_test_support::process::succeed;
-use iot_agent_test_support::repository;
+use iot_agent_test_support::{duckdb, python, repository};
 
 use crate::{INSTALL, QUICK, booted, installed, package, repacked};
 
@@ -70,9 +70,11 @@ fn first_boot(script: &str) -> System {
     let boot = system.path("/boot/firmware");
     fs::create_dir_all(&boot).unwrap();
     let put = |name: &str, text: &str| fs::write(boot.join(name), text).unwrap();
-    put("iot-agent.toml", "[sample]\ninterval = \"3s\"\n");
+    put("iot-agent.toml", QUICK);
     put("credentials", "[default]\naws_access_key_id = x\naws_secret_access_key = y\n");
-    fs::copy(package("amd64"), boot.join("iot-agent_0.1.0-1_arm64.deb")).unwrap();
+    for arch in ["amd64", "arm64"] {
+        fs::copy(package(arch), boot.join(format!("iot-agent_0.1.0-1_{arch}.deb"))).unwrap();
+    }
     system.must(script);
     system.wait_for("systemctl is-active iot-agent");
     system.must("iot-agent check --offline");
@@ -85,14 +87,21 @@ fn first_boot(script: &str) -> System {
 #[test]
 fn the_first_boot_with_cloud_init_installs_and_configures() {
     let user_data = block("in `user-data`");
-    let commands = user_data.lines().filter_map(|line| line.strip_prefix("  - "));
-    first_boot(&commands.collect::<Vec<_>>().join("\n"));
+    assert_eq!(user_data.lines().next(), Some("#cloud-config"), "cloud-init takes nothing else");
+    let print = "import sys, yaml; print(*yaml.safe_load(sys.argv[1])['runcmd'], sep='\\n')";
+    first_boot(&succeed(Command::new(python()).args(["-c", print, &user_data])));
 }
 
 #[test]
 fn the_first_boot_with_firstrun_installs_and_configures() {
     let system = first_boot(&block("`firstrun.sh`"));
     assert_eq!(system.must("cat /etc/hostname").trim(), "pi-attic");
+    system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet");
+    system.must("systemctl stop iot-agent");
+    let lake = system.path("/var/lib/iot-agent/lake/data");
+    let rows = duckdb::query(&lake, "select distinct id_device from lake");
+    let ids: Vec<_> = rows.iter().map(|row| row["id_device"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["pi-attic"]);
 }
 
 #[test]
