@@ -44,6 +44,20 @@ fn it_is_active_within_two_seconds() {
 }
 
 #[test]
+fn an_install_over_a_wrong_configuration_succeeds_and_says_that_it_did_not_start() {
+    let system = booted();
+    let install = format!("{INSTALL} /packages/v1.deb 2>&1");
+    configure(&system, "[sample]\nintervall = \"1s\"\n");
+    let said = system.must(&install);
+    assert!(said.contains("it did not start; \"systemctl status iot-agent\" says why"), "{said}");
+    assert!(system.is("systemctl status iot-agent | grep intervall"), "it does not say why");
+    configure(&system, QUICK);
+    system.must("systemctl start iot-agent && apt-get purge -y iot-agent");
+    let said = system.must(&install);
+    assert!(!said.contains("did not start"), "{said}");
+}
+
+#[test]
 fn remove_keeps_the_data_and_a_later_install_goes_on_with_it() {
     let system = installed(Boot::default(), UNREACHABLE);
     system.must("echo '# mine' >>/etc/iot-agent.toml");
