@@ -7,7 +7,9 @@ use iot_agent_test_support::debian::{Boot, System};
 use iot_agent_test_support::process::succeed;
 use iot_agent_test_support::{duckdb, python, repository};
 
-use crate::{INSTALL, QUICK, booted, installed, package, repacked};
+use crate::{
+    INSTALL, QUICK, UNREACHABLE, booted, installed, package, repacked, wait_for_commits, waiting,
+};
 
 /// The block of code after `mark`.
 #[track_caller]
@@ -114,4 +116,25 @@ fn the_header_of_the_example_for_a_raspberry_pi_takes_it_on() {
     system.wait_for(
         "journalctl -b -u iot-agent _PID=$(pidof iot-agent) -o cat | grep -q 'nothing is delivered'",
     );
+}
+
+#[test]
+fn data_bound_from_another_disk_is_there_after_a_boot_and_for_all_commands() {
+    let mut system = installed(Boot::default(), UNREACHABLE);
+    wait_for_commits(&system, 2);
+    system.must("mkdir /data");
+    system.must(&block("**A root that forgets**"));
+    system.reboot();
+    system.wait_for("systemctl is-active iot-agent");
+    wait_for_commits(&system, 1);
+    system.must("systemctl stop iot-agent");
+    let own = system.must("stat -c %i /data/iot-agent/spool/ledger");
+    assert_eq!(system.must("stat -c %i /var/lib/iot-agent/spool/ledger"), own);
+    assert!(waiting(&system) >= 3);
+
+    // Where the disk fails the machine comes up, and the root below takes nothing.
+    system.must("echo '/proc/none /data none bind,nofail 0 0' >>/etc/fstab && mv /data /gone");
+    system.reboot();
+    assert!(!system.is("systemctl is-active iot-agent"));
+    assert!(!system.is("test -e /var/lib/iot-agent/spool || test -e /data/iot-agent"));
 }

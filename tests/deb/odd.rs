@@ -118,16 +118,24 @@ fn a_disk_of_its_own_for_the_data_may_come_and_be_purged() {
 }
 
 #[test]
+fn a_link_in_place_of_the_data_is_said_not_to_start_and_its_target_survives_a_purge() {
+    let system = booted();
+    configure(&system, QUICK);
+    system.must("mkdir /data && touch /data/mine && ln -s /data /var/lib/iot-agent");
+    let said = system.must(&format!("{INSTALL} /packages/v1.deb"));
+    assert!(said.contains("it did not start"), "{said}");
+    let said = system.must("apt-get purge -y iot-agent");
+    assert!(said.contains("what is in /data stays"), "{said}");
+    assert!(system.is("test -e /data/mine && ! test -L /var/lib/iot-agent"));
+}
+
+#[test]
 fn the_examples_do_what_they_say() {
     let system = installed(Boot::default(), QUICK);
     let examples = "/usr/share/doc/iot-agent/examples";
     let drop_ins = "/etc/systemd/system/iot-agent.service.d";
-    system.must("systemctl stop iot-agent; rm -r /var/lib/iot-agent");
-    // A partition that stays, below a root that forgets.
-    system.must("mkdir -p /data/iot-agent && chown iot-agent: /data/iot-agent");
     system.must(&format!("mkdir {drop_ins} && cp {examples}/*.conf {drop_ins}"));
-    system.must("systemctl daemon-reload && systemctl start iot-agent");
-    system.wait_for("ls /data/iot-agent/lake/data/*/*.parquet");
+    system.must("systemctl daemon-reload && systemctl restart iot-agent");
     let said = system
         .must("journalctl -b -o cat | grep 'Unknown' | grep -v '/iot-agent.service:' || true");
     assert_eq!(said, "");
