@@ -7,9 +7,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread;
 
 use iot_agent_test_support::debian::{SOON, System};
-use iot_agent_test_support::eventually;
 use iot_agent_test_support::firehose::{FirehoseStandIn, Key, Options};
 use iot_agent_test_support::netns::Netns;
+use iot_agent_test_support::{eventually, repository};
 
 use crate::{Boot, configure, installed};
 
@@ -70,6 +70,17 @@ impl Site {
             self.system.must("iot-agent check --offline").contains(&format!("chmod 600 {path}"))
         };
         assert!(warning("644") && !warning("600"), "{path}");
+    }
+
+    /// What `check` finds, asked as packaging/README.md says to.
+    #[track_caller]
+    fn asked(&self) -> String {
+        let text = fs::read_to_string(repository("packaging/README.md")).unwrap();
+        let (_, after) = text.split_once("    sudo systemd-run").unwrap();
+        let (command, _) = after.split_once("\n\n").unwrap();
+        let said = self.system.must(&format!("systemd-run{command}"));
+        assert!(said.contains("the stream is active"), "{said}");
+        said
     }
 
     /// After `remove`, nothing comes any more.
@@ -201,13 +212,14 @@ fn every_documented_way_delivers_and_no_secret_is_logged() {
     site.restart("role_arn = \"arn:aws:iam::123456789012:role/iot-agent\"\n");
     site.delivers("role_arn");
 
-    // What packaging/README.md says to ask with.
-    let check = site.system.must(
-        "systemd-run --quiet --pipe --wait -p User=iot-agent \
-         -p LoadCredential=aws:/etc/iot-agent.credentials \
-         -p EnvironmentFile=-/etc/default/iot-agent iot-agent check",
-    );
-    assert!(check.contains("the stream is active"), "{check}");
+    // Either file alone, and both.
+    let both = site.asked();
+    site.system.must("rm /etc/default/iot-agent");
+    site.restart("");
+    let credentials = site.asked();
+    site.system.must("rm /etc/iot-agent.credentials");
+    site.write("/etc/default/iot-agent", &variables);
+    let check = both + &credentials + &site.asked();
     let journal =
         site.system.must("systemctl reload iot-agent; journalctl -b -o verbose --no-pager");
     assert!(journal.len() > 10_000);
