@@ -89,6 +89,20 @@ fn lintian_has_nothing_to_say() {
 }
 
 #[test]
+fn the_manual_shows_examples_and_exit_codes_in_columns() {
+    let tree = tree(&package("amd64"));
+    let mut command = Command::new("man");
+    command
+        .env("MANWIDTH", "100")
+        .arg("-l")
+        .arg(tree.path().join("usr/share/man/man1/iot-agent.1.gz"));
+    let page = text(&command.output().expect("man: lintian brings it").stdout);
+    let line = |begin: &str| page.lines().any(|line| line.trim_end() == begin);
+    assert!(line("EXIT STATUS") && line("       iot-agent spool ls"), "{page}");
+    assert!(page.contains("\n       2      the command line is wrong\n"), "{page}");
+}
+
+#[test]
 fn systemd_has_nothing_to_say_and_finds_it_closed() {
     let system = installed(Boot::default(), QUICK);
     let version = system.must("systemctl --version | head -1");
