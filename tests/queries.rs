@@ -379,5 +379,7 @@ fn every_query_is_one_that_trino_and_duckdb_can_parse() {
     let queries = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
     let queries: Vec<_> = queries.chain([view_of_the_readme()]).collect();
     assert!(queries.len() >= 7, "{queries:?}");
+    // Athena takes one statement, and may not see that a semicolon is in a comment.
+    assert!(!queries.iter().any(|sql| sql.contains(';')), "{queries:?}");
     succeed(Command::new(python()).args(["-c", check]).args(&queries));
 }

@@ -1,6 +1,6 @@
 -- Billed: about how many bytes Firehose bills for each day of sending.
 --
--- The same text runs on Athena (Trino) and on DuckDB; completeness.sql says how
+-- The same text runs on Athena (Trino) and on DuckDB, and completeness.sql says how
 -- samples is made. With a condition on timestamp_sent Athena reads less.
 --
 --   day            of timestamp_sent, UTC
@@ -18,7 +18,7 @@ parts as (
         timestamp_sent,
         run,
         marker.run as said_of,
-        -- Of each column its name, two quotes, a colon, a comma, and the value; of
+        -- Of each column its name, two quotes, a colon, a comma, and the value. Of
         -- strings two quotes more. The last is what holds lists, the line's end, and
         -- a marker as a whole.
         15 + length(id_device) + 39 + 33

@@ -5,13 +5,13 @@
 --
 --   create view samples as
 --   from read_parquet('LAKE/data/*/*.parquet', union_by_name = true,
---       hive_partitioning = true, hive_types = {'timestamp_sent': varchar});
+--       hive_partitioning = true, hive_types = {'timestamp_sent': varchar})
 --
 -- Every run must be read from its beginning: a condition on timestamp_sent that
 -- cuts a run makes the rest of it missing.
 --
 --   open          no run_end has arrived: the run goes on, or nothing is known of its
---                 end; what it seems to miss may still be on its way
+--                 end. What it seems to miss may still be on its way
 --   reason        of run_end: clean, or crash, beyond which up to spool.max_loss is lost
 --   last_seq      seqs 0 to here are accounted for: run_end says so, and where the run
 --                 is open, it is the highest seq present
@@ -20,11 +20,11 @@
 --   declared      seqs that are not here and lie in a gap marker (evicted, thinned,
 --                 damaged, dropped from memory), each counted once
 --   missing       seqs of 0..last_seq that are neither here nor declared. It must be 0
---                 once the spool has run empty; a record that the service refused for
+--                 once the spool has run empty. A record that the service refused for
 --                 good counts too: iot-agent spool dead-letters
 --   before_first  those of the missing ones that lie below the lowest seq present. Where
 --                 the oldest files are deleted, by sink.lake.max_bytes or by a rule of
---                 the bucket, these have expired; iot-agent verify-lake tells the two
+--                 the bucket, these have expired: iot-agent verify-lake tells the two
 --                 apart, for a local lake says up to which hour it deleted files
 --   beyond_end    seqs above run_end that are here all the same, saved from a crash
 --

@@ -1,6 +1,6 @@
 -- Disk full: when each device's disk will be, if it fills as in the last week.
 --
--- The same text runs on Athena (Trino) and on DuckDB; completeness.sql says how
+-- The same text runs on Athena (Trino) and on DuckDB, and completeness.sql says how
 -- samples is made. With a condition on timestamp_sent Athena reads less.
 --
 --   id_device, simulated
@@ -8,7 +8,7 @@
 --   days                  how much of this week they span
 --   hd                    0..1, the newest used share of the file system of sample.disk
 --   growth_a_day          slope of the straight line that fits them best
---   days_left             from the newest sample until this line reaches 1; null where
+--   days_left             from the newest sample until this line reaches 1, null where
 --                         the disk does not fill
 --
 -- A line through less than a day says little. Samples of a clock that was not set

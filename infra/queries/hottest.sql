@@ -1,6 +1,6 @@
 -- Hottest: devices by their warmth in the day before the newest sample.
 --
--- The same text runs on Athena (Trino) and on DuckDB; completeness.sql says how
+-- The same text runs on Athena (Trino) and on DuckDB, and completeness.sql says how
 -- samples is made. With a condition on timestamp_sent Athena reads less.
 --
 --   id_device, simulated
@@ -9,7 +9,7 @@
 --   hot_share             share of them at 80 degrees or more, where a Raspberry Pi
 --                         begins to slow down
 --   throttled_share       share of all of the day in which the firmware said that it
---                         slows down at that moment; null where no firmware says it
+--                         slows down at that moment, null where no firmware says it
 --
 -- A sample is counted once, however often it was delivered. Samples of a clock that
 -- was not set count where it may be right all the same.

@@ -1,11 +1,11 @@
 -- Latest: the newest sample of each device.
 --
--- The same text runs on Athena (Trino) and on DuckDB; completeness.sql says how
+-- The same text runs on Athena (Trino) and on DuckDB, and completeness.sql says how
 -- samples is made. With a condition on timestamp_sent Athena reads less.
 --
 --   id_device, simulated
 --   timestamp             when it was sampled, UTC
---   timestamp_sent        the hour in which it was handed over; far from timestamp
+--   timestamp_sent        the hour in which it was handed over, far from timestamp
 --                         where a device was offline
 --   clock                 unsynced: the device did not know the time
 --   temperature, cpu, ram, hd

@@ -1,11 +1,11 @@
 -- Silent: devices of which nothing has been heard for a quarter of an hour.
 --
--- The same text runs on Athena (Trino) and on DuckDB; completeness.sql says how
--- samples is made. Firehose delivers minutes later, up to 1.5 times its buffer; for
+-- The same text runs on Athena (Trino) and on DuckDB, and completeness.sql says how
+-- samples is made. Firehose delivers minutes later, up to 1.5 times its buffer. For
 -- buffers above 10 minutes, put a longer time below.
 --
 --   id_device, simulated
---   last_seen             when its newest sample was taken, UTC; where the device cannot
+--   last_seen             when its newest sample was taken, UTC, or where it cannot
 --                         have known the time, the hour in which it was handed over
 --   silent_minutes        since then, by the clock of whoever asks
 --   stopped               its newest run ended by a clean stop: somebody turned it off
