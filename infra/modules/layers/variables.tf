@@ -27,11 +27,11 @@ variable "lake" {
 variable "schedule" {
   description = "When the job runs, UTC, as cron(MINUTE HOUR DAY MONTH WEEKDAY YEAR); null: only when it is started by hand."
   type        = string
-  default     = "cron(20 * * * ? *)"
+  default     = "cron(20 1 * * ? *)"
 
   validation {
     condition     = var.schedule == null || can(regex("^cron\\([^ ()]+( [^ ()]+){5}\\)$", var.schedule))
-    error_message = "schedule is cron(…) with six fields: minute, hour, day, month, weekday, year; for example cron(20 * * * ? *). null runs the job by hand only."
+    error_message = "schedule is cron(…) with six fields: minute, hour, day, month, weekday, year; for example cron(20 1 * * ? *). null runs the job by hand only."
   }
 }
 
@@ -60,7 +60,7 @@ variable "workers" {
 variable "timeout_minutes" {
   description = "How long a run may take before it is ended."
   type        = number
-  default     = 60
+  default     = 120
 
   validation {
     condition     = var.timeout_minutes == floor(var.timeout_minutes) && var.timeout_minutes >= 1 && var.timeout_minutes <= 1440

@@ -39,7 +39,7 @@ variable "job_log_group_name" {
 variable "job_hours" {
   description = "Hours without a finished run of the job that are an alarm. Longer than its schedule's longest pause by a run's time at least."
   type        = number
-  default     = 3
+  default     = 26
 
   validation {
     condition     = var.job_hours >= 2 && var.job_hours <= 168 && floor(var.job_hours) == var.job_hours

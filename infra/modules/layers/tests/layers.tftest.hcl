@@ -66,8 +66,8 @@ run "job" {
   }
 
   assert {
-    condition     = aws_glue_trigger.layers[0].schedule == "cron(20 * * * ? *)" && aws_glue_trigger.layers[0].start_on_creation
-    error_message = "The trigger runs each hour unless told otherwise."
+    condition     = aws_glue_trigger.layers[0].schedule == "cron(20 1 * * ? *)" && aws_glue_trigger.layers[0].start_on_creation
+    error_message = "The trigger runs each day unless told otherwise."
   }
 }
 

@@ -107,8 +107,8 @@ run "logs" {
   }
 
   assert {
-    condition     = aws_cloudwatch_metric_alarm.each["job"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.each["job"].period * aws_cloudwatch_metric_alarm.each["job"].evaluation_periods == 3 * 3600
-    error_message = "A job that says nothing for three hours has not finished."
+    condition     = aws_cloudwatch_metric_alarm.each["job"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.each["job"].period * aws_cloudwatch_metric_alarm.each["job"].evaluation_periods == 26 * 3600
+    error_message = "A job that says nothing for a day and two hours has not finished."
   }
 }
 
