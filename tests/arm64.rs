@@ -24,9 +24,10 @@ fn within(script: &str) -> String {
     format!("sh -c 'echo $$ >{GROUP}/cgroup.procs && {script}'")
 }
 
-fn number(machine: &mut Machine, command: &str) -> u64 {
-    let text = machine.must(command);
-    text.trim().parse().unwrap_or_else(|_| panic!("{command}: {text}"))
+/// What a file of the service's cgroup says.
+fn of_group(machine: &mut Machine, file: &str) -> u64 {
+    let text = machine.must(&format!("cat {GROUP}/{file}"));
+    text.trim().parse().unwrap_or_else(|_| panic!("{file}: {text}"))
 }
 
 fn property(machine: &mut Machine, name: &str) -> String {
@@ -63,17 +64,17 @@ fn it_is_installed_held_to_its_limits_and_outlives_a_power_cut() {
     println!("STATUS={}", property(&mut machine, "StatusText"));
     let security = "systemd-analyze security --threshold=15 iot-agent | tail -1";
     println!("{}", machine.must(security));
-    let used = number(&mut machine, &format!("cat {GROUP}/memory.current"));
-    let limit = number(&mut machine, &format!("cat {GROUP}/memory.max"));
+    let used = of_group(&mut machine, "memory.current");
+    let limit = of_group(&mut machine, "memory.max");
     println!("{used} bytes of memory and file pages, of {limit}");
     assert!(used < limit / 2);
 
     // No more tasks than the unit says: the shell's own children fail.
-    let tasks = number(&mut machine, &format!("cat {GROUP}/pids.max"));
+    let tasks = of_group(&mut machine, "pids.max");
     let many = within("for n in $(seq 300); do sleep 1000 & done");
     let (said, _) = machine.run(&many);
     assert!(said.to_lowercase().contains("fork"), "{said}");
-    let there = number(&mut machine, &format!("cat {GROUP}/pids.current"));
+    let there = of_group(&mut machine, "pids.current");
     assert!((tasks - 10..=tasks).contains(&there), "{there} of {tasks}");
     let pid = property(&mut machine, "MainPID");
     machine.must("pkill -x sleep");

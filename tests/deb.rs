@@ -105,6 +105,12 @@ fn property(system: &System, name: &str) -> String {
     system.must(&format!("systemctl show --value -p {name} iot-agent")).trim().to_owned()
 }
 
+/// That the lake is complete, as `iot-agent verify-lake` counts.
+#[track_caller]
+fn assert_complete(system: &System) {
+    system.must("iot-agent verify-lake /var/lib/iot-agent/lake");
+}
+
 /// Waits until so many commits were made, each of a second's sample at least.
 #[track_caller]
 fn wait_for_commits(system: &System, count: usize) {

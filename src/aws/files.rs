@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 
 /// What the packaged unit hands over: credentials, and variables.
-const CREDENTIALS_OF_UNIT: &str = "/etc/iot-agent.credentials";
+pub const CREDENTIALS_OF_UNIT: &str = "/etc/iot-agent.credentials";
 const VARIABLES_OF_UNIT: &str = "/etc/default/iot-agent";
 
 /// The credential's name in the unit.
@@ -52,9 +52,9 @@ pub fn secret_files() -> Vec<PathBuf> {
         None => set("AWS_SHARED_CREDENTIALS_FILE").or_else(home),
     };
     let token = set("AWS_WEB_IDENTITY_TOKEN_FILE");
-    let variables = fs::read_to_string(VARIABLES_OF_UNIT);
-    let secret = variables.is_ok_and(|text| text.contains("AWS_SECRET_ACCESS_KEY"));
-    let of_unit = [CREDENTIALS_OF_UNIT].into_iter().chain(secret.then_some(VARIABLES_OF_UNIT));
-    let all = shared.into_iter().chain(token).chain(of_unit.map(PathBuf::from));
-    all.filter(|path| path.is_file()).collect()
+    let secret = fs::read_to_string(VARIABLES_OF_UNIT);
+    let secret = secret.is_ok_and(|text| text.contains("AWS_SECRET_ACCESS_KEY"));
+    let variables = secret.then(|| PathBuf::from(VARIABLES_OF_UNIT));
+    let all = [shared, token, Some(CREDENTIALS_OF_UNIT.into()), variables];
+    all.into_iter().flatten().filter(|path| path.is_file()).collect()
 }

@@ -32,7 +32,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-pub use files::secret_files;
+pub use files::{CREDENTIALS_OF_UNIT, secret_files};
 pub use identity::Identity;
 
 /// Name resolution, connection, proxy and TLS together. resolv.conf(5) gives a

@@ -59,6 +59,15 @@ impl Findings {
     fn add(&mut self, part: &'static str, status: Status, text: impl Into<String>) {
         self.0.push(Finding { part, status, text: text.into() });
     }
+
+    /// Whether it went well.
+    fn tried(&mut self, part: &'static str, result: Result<String, String>) -> bool {
+        let usable = result.is_ok();
+        let status = if usable { Status::Ok } else { Status::Error };
+        let (Ok(text) | Err(text)) = result;
+        self.add(part, status, text);
+        usable
+    }
 }
 
 pub fn check(options: Common, json: bool, offline: bool) -> anyhow::Result<ExitCode> {
@@ -222,32 +231,22 @@ fn spool(settings: &spool::Settings, findings: &mut Findings) -> bool {
     if !matches!(claim, Err(spool::Error::Held { .. })) {
         made.undo();
     }
-    match claim {
-        Ok(claim) => {
-            let text = format!(
-                "{path}: at most {}, a power cut may take {}",
-                HumanBytes(settings.max_bytes),
-                humantime::format_duration(claim.max_loss()),
-            );
-            findings.add("spool", Status::Ok, text);
-            true
-        }
+    let tried = match claim {
+        Ok(claim) => Ok(format!(
+            "{path}: at most {}, a power cut may take {}",
+            HumanBytes(settings.max_bytes),
+            humantime::format_duration(claim.max_loss()),
+        )),
         Err(spool::Error::Held { pid, .. }) => {
-            let text = format!("{path}: in use by the agent that runs, pid {pid}");
-            findings.add("spool", Status::Ok, text);
-            true
+            Ok(format!("{path}: in use by the agent that runs, pid {pid}"))
         }
         // Root asks for the service.
         Err(spool::Error::Foreign { uid, .. }) => {
-            let text = format!("{path}: of user {uid}, who alone may start an agent on it");
-            findings.add("spool", Status::Ok, text);
-            true
+            Ok(format!("{path}: of user {uid}, who alone may start an agent on it"))
         }
-        Err(error) => {
-            findings.add("spool", Status::Error, error.to_string());
-            false
-        }
-    }
+        Err(error) => Err(error.to_string()),
+    };
+    findings.tried("spool", tried)
 }
 
 /// What trying a folder makes: folders, and files in the last of them.
@@ -309,11 +308,7 @@ fn sink(config: &Config, sample_bytes: u64, findings: &mut Findings) -> anyhow::
     runtime.shutdown_background();
     made.into_iter().for_each(Made::undo);
     send(config, sample_bytes, wire, findings);
-    let usable = tried.is_ok();
-    let status = if usable { Status::Ok } else { Status::Error };
-    let (Ok(text) | Err(text)) = tried;
-    findings.add("sink", status, text);
-    Ok(usable)
+    Ok(findings.tried("sink", tried))
 }
 
 fn print(findings: &Findings, ok: bool, json: bool) -> io::Result<()> {

@@ -95,11 +95,10 @@ pub fn endpoint_url(given: &Given) -> Result<String, Wrong> {
     let fits = |text: &&str| {
         let Ok(uri) = text.parse::<http::Uri>() else { return false };
         let Some(authority) = uri.authority() else { return false };
-        let port = authority.as_str().strip_prefix(authority.host()).unwrap_or("?");
         matches!(uri.scheme_str(), Some("http" | "https"))
             && !authority.host().is_empty()
             && !authority.as_str().contains('@')
-            && (port.is_empty() || authority.port_u16().is_some())
+            && (authority == authority.host() || authority.port_u16().is_some())
             && uri.query().is_none()
     };
     match given.text().filter(fits) {

@@ -12,7 +12,10 @@ use iot_agent_test_support::records::number;
 use iot_agent_test_support::{by_tier, duckdb, repository};
 use tempfile::TempDir;
 
-use crate::{QUICK, UNREACHABLE, installed, main_pid, property, restart_with, wait_for_commits};
+use crate::{
+    QUICK, UNREACHABLE, assert_complete, installed, main_pid, property, restart_with,
+    wait_for_commits,
+};
 
 /// What the watchdog bears of a sink that does not answer.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -104,7 +107,8 @@ fn assert_goes_on(system: &System, old_pid: u32) {
     system.wait_for("systemctl is-active iot-agent");
     assert_ne!(main_pid(system), old_pid);
     wait_for_rows(system);
-    system.must("systemctl stop iot-agent && iot-agent verify-lake /var/lib/iot-agent/lake");
+    system.must("systemctl stop iot-agent");
+    assert_complete(system);
 }
 
 /// Waits for rows in the lake that are newer than the call.
@@ -139,7 +143,7 @@ fn a_clock_that_is_set_after_the_start_dates_what_came_before() {
     system.must("mkdir -p /run/systemd/timesync; touch /run/systemd/timesync/synchronized");
     system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet");
     system.must("systemctl stop iot-agent");
-    system.must("iot-agent verify-lake /var/lib/iot-agent/lake");
+    assert_complete(&system);
     let folders = system.must("ls /var/lib/iot-agent/lake/data");
     assert!(!folders.contains("1970"), "{folders}");
     let lake = system.path("/var/lib/iot-agent/lake");

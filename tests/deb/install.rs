@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use iot_agent_test_support::debian::{Boot, System};
 
 use crate::{
-    INSTALL, QUICK, UNREACHABLE, booted, configure, installed, main_pid, property,
+    INSTALL, QUICK, UNREACHABLE, assert_complete, booted, configure, installed, main_pid, property,
     wait_for_commits, waiting,
 };
 
@@ -30,7 +30,7 @@ fn a_fresh_install_shows_life_without_configuration_and_network() {
     assert_eq!(system.must("ps -o user= -p $(pidof iot-agent)").trim(), "iot-agent");
     // With the defaults the first rows come after a minute.
     system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet");
-    system.must("iot-agent verify-lake /var/lib/iot-agent/lake");
+    assert_complete(&system);
     system.must("iot-agent check");
 }
 

@@ -1,18 +1,12 @@
-//! The running service: reload, restart, stop, watchdog, journal.
+//! The running service: reload, restart, stop, journal.
 
 use iot_agent_test_support::debian::System;
 use serde_json::Value;
 
 use crate::{
-    Boot, INSTALL, QUICK, UNREACHABLE, booted, configure, installed, main_pid, property,
-    wait_for_commits, waiting,
+    Boot, INSTALL, QUICK, UNREACHABLE, assert_complete, booted, configure, installed, main_pid,
+    property, wait_for_commits, waiting,
 };
-
-/// Whether the lake is complete, as `iot-agent verify-lake` counts.
-#[track_caller]
-fn assert_complete(system: &System) {
-    system.must("iot-agent verify-lake /var/lib/iot-agent/lake");
-}
 
 /// The journal's entries of the service since the boot.
 #[track_caller]

@@ -3,8 +3,8 @@
 use std::fs;
 
 use crate::{
-    Boot, INSTALL, QUICK, UNREACHABLE, booted_with, configure, main_pid, package, repacked,
-    wait_for_commits, waiting,
+    Boot, INSTALL, QUICK, UNREACHABLE, assert_complete, booted_with, configure, main_pid, package,
+    repacked, wait_for_commits, waiting,
 };
 use iot_agent_test_support::debian::System;
 
@@ -54,7 +54,7 @@ fn an_upgrade_loses_no_sample_and_keeps_an_edited_conffile() {
     system.must("systemctl start iot-agent");
     system.wait_for("ls /var/lib/iot-agent/lake/data/*/*.parquet");
     system.must("systemctl stop iot-agent");
-    system.must("iot-agent verify-lake /var/lib/iot-agent/lake");
+    assert_complete(&system);
     assert_eq!(waiting(&system), 0);
 }
 

@@ -1,8 +1,6 @@
 locals {
-  written = concat(
-    flatten([for folder in ["processed", "trusted", "quarantine"] : ["${folder}/*", "${folder}_*"]]),
-    ["etl_*", "etl/state/*", "etl/state_*", "etl/staging/*", "etl/staging_*", "etl/temporary/*", "etl/temporary_*"],
-  )
+  folders = ["processed", "trusted", "quarantine", "etl/state", "etl/staging", "etl/temporary"]
+  written = concat(["etl_*"], flatten([for folder in local.folders : ["${folder}/*", "${folder}_*"]]))
 }
 
 data "aws_iam_policy_document" "trust" {

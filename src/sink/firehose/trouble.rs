@@ -326,7 +326,8 @@ fn without_credentials(place: &Place, error: &CredentialsError) -> Trouble {
                 "no AWS credentials{because}; tried, in this order, AWS_ACCESS_KEY_ID, a profile \
                  in ~/.aws/credentials or ~/.aws/config (credential_process too), web identity, \
                  container and EC2 instance; `aws configure` writes a profile, and the packaged \
-                 service takes keys from /etc/iot-agent.credentials"
+                 service takes keys from {}",
+                aws::CREDENTIALS_OF_UNIT
             )
         }
     };

@@ -250,13 +250,8 @@ impl Machine {
         let folder = TempDir::new().expect("a temporary folder");
         board.initrd(&debian, &folder.path().join("initrd"));
         let mut command = Command::new(board.emulator);
-        command.args(board.arguments.split(' ')).args([
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-            "-no-reboot",
-        ]);
+        command.args(board.arguments.split(' '));
+        command.args("-display none -monitor none -no-reboot".split(' '));
         command.arg("-kernel").arg(starting_with(&debian.join("boot"), "vmlinuz"));
         if let Some(tree) = board.device_tree {
             let trees = starting_with(&debian.join("usr/lib"), "linux-image");
